@@ -205,7 +205,8 @@ def check_readings_command(
 ) -> None:
     """Check everything that is stored of assets, however it was written, for gaps and wrong readings.
 
-    Ingest does the same around what it writes. `ai-hub ingest findings` lists what was found.
+    Ingest does the same around what it writes, but does not look for clock shifts: run this daily.
+    `ai-hub ingest findings` lists what was found.
     """
     from ai_hub.db import connect
     from ai_hub.ingest.checks import check_stored

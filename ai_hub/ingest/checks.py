@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -153,7 +153,12 @@ class Outcome:
 
 
 def check(
-    connection: Connection[Any], tenant: str, asset_ids: Iterable[str], *, since: datetime | None = None
+    connection: Connection[Any],
+    tenant: str,
+    asset_ids: Iterable[str],
+    *,
+    since: datetime | None = None,
+    clock: bool = False,
 ) -> Outcome:
     """Run the due checks of these assets, including those of a killed run.
 
@@ -164,6 +169,7 @@ def check(
         tenant: Tenant of the assets.
         asset_ids: The assets.
         since: Also return findings that the database itself has stored or resolved since then.
+        clock: Whether clock shifts are looked for, too; those that are stored stay as they are otherwise.
     """
     outcome = Outcome()
     asset_ids = list(asset_ids)
@@ -182,7 +188,9 @@ def check(
                 )
             )
             stored = repository.open_suspects(asset_id)
-            suspect_changes[asset_id] = examine_suspects(connection, series, due_check, asset, stored)
+            suspect_changes[asset_id] = examine_suspects(
+                connection, series, due_check, asset, stored, clock=clock
+            )
         with connection.transaction():
             _store(repository, results, suspect_changes, outcome)
             for asset_id, change in suspect_changes.items():
@@ -231,7 +239,7 @@ def check_stored(
             f"Nothing is stored of {', '.join(sorted(missing))} of tenant {tenant}.",
             hint=f"See `ai-hub asset list --tenant {tenant}`.",
         )
-    return stored, check(connection, tenant, stored)
+    return stored, check(connection, tenant, stored, clock=True)
 
 
 def _is_register(asset: Asset | None) -> bool | None:
@@ -305,12 +313,16 @@ def examine_suspects(
     due_check: DueCheck,
     asset: Asset | None,
     stored: list[Finding],
+    *,
+    clock: bool,
 ) -> SuspectChanges:
     """Detect suspect readings around the written ones.
 
     What is stored there is judged anew as a whole, however long ago it began; and with what it was copied
-    from.
+    from. Without `clock` no clock shift is found, nor judged anew.
     """
+    if not clock:
+        stored = [finding for finding in stored if finding.kind is not FindingKind.CLOCK_SHIFT]
     start, end = due_check.first - REACH, due_check.last + REACH
     near: list[Finding] = []
     while len(near) < len(
@@ -324,10 +336,12 @@ def examine_suspects(
     meter = Meter(
         kind=asset.kind if asset else UNKNOWN,
         timezone=asset.timezone if asset else "UTC",
-        is_net=bool((values < 0).any()) and series.feeds_in(last),
         elevation=_elevation(connection, asset),
     )
-    findings = suspects(times, values, meter)
+    findings = suspects(times, values, meter, clock=clock)
+    # a year is read only where its answer matters
+    if any(finding.kind is FindingKind.NEGATIVE for finding in findings) and series.feeds_in(last):
+        findings = suspects(times, values, replace(meter, is_net=True), clock=clock)
     findings += frozen_weather(*series.temperatures(first, last))
     findings = [finding for finding in findings if finding.first <= end and start <= finding.last]
     return SuspectChanges(**vars(reconcile(near, findings)), current=findings)

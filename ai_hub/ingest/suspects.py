@@ -59,11 +59,20 @@ class _Days(NamedTuple):
     total: int
 
 
-def suspects(times: Micros, values: Values, meter: Meter) -> list[Finding]:
-    """All findings of a series, by time. What one detector has found is no evidence for the next."""
+def suspects(times: Micros, values: Values, meter: Meter, *, clock: bool = True) -> list[Finding]:
+    """All findings of a series, by time. What one detector has found is no evidence for the next.
+
+    Args:
+        times: µs since 1970, ascending.
+        values: The readings.
+        meter: What is known of the asset.
+        clock: Whether to look for clock shifts, too, which costs several times what all others cost.
+    """
+    times, values = _finite(times, values)
     if not len(times):
         return []
-    days = _days(times, _zone_of_profile(meter))
+    zone = _zone_of_profile(meter)
+    days = _days(times, zone)
     codes = error_codes(values, days)
     findings = list(_of_runs(FindingKind.ERROR_CODE, times, values, codes))
     times, values, days = times[~codes], values[~codes], _only(days, ~codes)
@@ -86,9 +95,17 @@ def suspects(times: Micros, values: Values, meter: Meter) -> list[Finding]:
         _short_jump(finding, values[~jumps])
         for finding in _of_runs(FindingKind.RAMP, times, values, jumps & ~wrong)
     ]
-    good = ~(wrong | jumps)
-    findings += _of_shifts(times, clock_shifts(values[good], _only(days, good)), days)
+    if clock:
+        good = ~(wrong | jumps)
+        shifts = _of_shifts(times, clock_shifts(values[good], _only(days, good)), days)
+        findings += [shift for shift in shifts if not _follows_local_time(shift, zone)]
     return sorted(findings, key=lambda finding: (finding.first, finding.kind))
+
+
+def _finite(times: Micros, values: Values) -> tuple[Micros, Values]:
+    """Without what only SQL can have written, and no finding can show."""
+    finite = np.isfinite(values)
+    return times[finite], values[finite]
 
 
 def _zone_of_profile(meter: Meter) -> str:
@@ -124,11 +141,14 @@ _CODES: Final = np.array(
 )
 
 
+_FAR: Final = 10
+
+
 def error_codes(values: Values, days: _Days) -> Flags:
     """Readings that are a code with any decimal point, and do not fit to those next to them.
 
     Another reading may have the same digits: a code is farther from the last good one than readings usually
-    move, or negative where nothing else is.
+    move, or negative where nothing else is. Where that is not known yet, ten times the largest other reading.
     """
     size = np.abs(values)
     is_code = np.zeros(len(values), dtype=bool)
@@ -142,13 +162,14 @@ def error_codes(values: Values, days: _Days) -> Flags:
     others = _only(days, ~is_code)
     good = np.flatnonzero(~is_code)
     if not len(good):
-        return is_code
+        return np.zeros(len(values), dtype=bool)
     last_good = good[np.maximum(np.searchsorted(good, np.arange(len(values))) - 1, 0)]
     change = _largest_changes(values[good], others, 0.5)[days.day]
     never_negative = not (values[good] < 0).any()
-    return is_code & (
-        (np.abs(values - values[last_good]) > np.nan_to_num(change)) | ((values < 0) & never_negative)
+    is_far = np.where(
+        change > 0, np.abs(values - values[last_good]) > change, size > _FAR * np.abs(values[good]).max()
     )
+    return is_code & (is_far | ((values < 0) & never_negative))
 
 
 def _step(times: Micros) -> int:
@@ -190,33 +211,21 @@ def unit_factors(values: Values, days: _Days) -> Values:
         return factors
     logs = np.log10(np.abs(values[used]))
     starts = np.searchsorted(days.day[used], np.arange(days.total + 1))
-    quartiles = np.full((days.total, 3), np.nan)
-    for day in range(days.total):
-        if starts[day + 1] - starts[day] >= FEWEST_STUCK:
-            quartiles[day] = np.quantile(logs[starts[day] : starts[day + 1]], (0.25, 0.5, 0.75))
-    state, corrected = 0, quartiles.copy()
+    quartiles = _quartiles(logs, days.day[used], days.total)
     exponents = np.zeros(len(used))
-    for day in range(days.total):
-        corrected[day] -= state
-        past = corrected[max(0, day - _HISTORY) : day]
-        past = past[~np.isnan(past[:, 1])]
-        if len(past) < _FEWEST_DAYS or np.isnan(quartiles[day, 1]):
-            continue
-        usual = np.median(past, axis=0)
-        spread = float(np.median(np.abs(past[:, 1] - usual[1])))
-        moved = quartiles[day] - usual
-        nearest = min((0, *_EXPONENTS), key=lambda exponent: abs(moved[1] - exponent))
-        is_near = (np.abs(moved - nearest) <= (2 * _NEAR, _NEAR, 2 * _NEAR)).all()
-        if nearest == state or not is_near or abs(nearest - state) < _DAILY_CHANGES * spread:
-            continue
-        # a part of the day before may have it, too
-        part = slice(starts[max(day - 1, 0)], starts[day + 1])
-        away = logs[part] - usual[1]
-        gain = np.abs(away - state) - np.abs(away - nearest)
-        first = part.start + int(np.argmax(np.cumsum(gain[::-1])[::-1]))
-        exponents[first:] = nearest
-        corrected[day] += state - nearest
-        state = nearest
+    state, first_day, corrected = 0, 0, quartiles.copy()
+    while (change := _next_level(quartiles, corrected, state, first_day)) is not None:
+        day, level = change
+        first = starts[day]
+        if level is not None:
+            # a part of the day before may have it, too
+            part = slice(starts[max(day - 1, 0)], starts[day + 1])
+            away = logs[part] - np.nanmedian(corrected[max(0, day - _HISTORY) : day, 1])
+            gain = np.abs(away - state) - np.abs(away - level)
+            first = part.start + int(np.argmax(np.cumsum(gain[::-1])[::-1]))
+        state, first_day = level or 0, day + 1
+        exponents[first:] = state
+        corrected[day:] = quartiles[day:] - state
     factors[used] = 10.0**exponents
     # zeros between two readings are of the same unit
     if len(used) < len(values):
@@ -224,6 +233,41 @@ def unit_factors(values: Values, days: _Days) -> Values:
         known[used] = np.arange(len(used))
         factors = factors[used][np.maximum.accumulate(known)]
     return factors
+
+
+def _quartiles(values: Values, day: npt.NDArray[np.int64], total: int) -> Values:
+    """Quartiles of each day, by linear interpolation; NaN where a day has too few values."""
+    ordered = values[np.lexsort((values, day))]
+    starts = np.searchsorted(day, np.arange(total + 1))
+    counts = np.diff(starts)
+    quartiles = np.full((total, 3), np.nan)
+    enough = counts >= FEWEST_STUCK
+    places = starts[:-1][enough, None] + (counts[enough, None] - 1) * np.array([0.25, 0.5, 0.75])
+    below, above = (ordered[to_whole(places).astype(np.int64)] for to_whole in (np.floor, np.ceil))
+    quartiles[enough] = below + places % 1 * (above - below)
+    return quartiles
+
+
+def _next_level(
+    quartiles: Values, corrected: Values, state: int, first_day: int
+) -> tuple[int, int | None] | None:
+    """The first day from `first_day` on with another exponent than `state`; None where nothing tells it."""
+    history = pd.DataFrame(corrected).rolling(_HISTORY, min_periods=_FEWEST_DAYS)
+    usual = history.median().shift().to_numpy()
+    moved = quartiles - usual
+    levels = np.array((0, *_EXPONENTS))
+    nearest = levels[np.abs(np.nan_to_num(moved[:, 1:2]) - levels).argmin(axis=1)]
+    is_near = (np.abs(moved - nearest[:, None]) <= (2 * _NEAR, _NEAR, 2 * _NEAR)).all(axis=1)
+    # what is usual was forgotten in an outage
+    is_lost = np.isnan(usual[:, 1]) & (state != 0)
+    for day in first_day + np.flatnonzero((is_near & (nearest != state) | is_lost)[first_day:]):
+        if is_lost[day]:
+            return int(day), None
+        past = corrected[max(0, day - _HISTORY) : day, 1]
+        spread = float(np.nanmedian(np.abs(past - usual[day, 1])))
+        if abs(nearest[day] - state) >= _DAILY_CHANGES * spread:
+            return int(day), int(nearest[day])
+    return None
 
 
 def _of_levels(times: Micros, factors: Values) -> Iterator[Finding]:
@@ -274,15 +318,15 @@ def copied_days(times: Micros, values: Values) -> list[Finding]:
         & (spans == spans[sources])
         & (changes[size - 1 :] - changes[:windows] >= _FEWEST_VALUES)
     )
-    repeated = np.array(
-        [at for at in repeated if len(np.unique(values[at : at + size])) >= _FEWEST_VALUES], dtype=np.int64
-    )
-    if not len(repeated):
-        return []
     covered = np.zeros(len(values) + 1, dtype=np.int64)
     np.add.at(covered, repeated, 1)
     np.add.at(covered, repeated + size, -1)
     if np.count_nonzero(np.cumsum(covered)) > _SCHEDULED * len(values):
+        return []
+    repeated = np.array(
+        [at for at in repeated if len(np.unique(values[at : at + size])) >= _FEWEST_VALUES], dtype=np.int64
+    )
+    if not len(repeated):
         return []
     cuts = np.flatnonzero((np.diff(repeated) > 1) | (np.diff(sources[repeated]) != 1)) + 1
     findings: list[Finding] = []
@@ -316,7 +360,9 @@ def midnight_sun(times: Micros, values: Values, days: _Days, elevation: Elevatio
     flags: Flags = values > _NIGHT_SHARE * _level(values, days)[days.day]
     at = np.flatnonzero(flags)
     if len(at):
-        flags[at] = (elevation(times[at]) < _DARK) & (elevation(times[at] + step) < _DARK)
+        flags[at] = elevation(times[at]) < _DARK
+        at = np.flatnonzero(flags)
+        flags[at] = elevation(times[at] + step) < _DARK
     return flags
 
 
@@ -347,7 +393,8 @@ def ramps(times: Micros, values: Values, days: _Days) -> Flags:
     steps = np.diff(values, prepend=values[0])
     usual = _largest_changes(values, days, 0.9)
     limit = np.maximum(_USUAL_CHANGES * usual, _RAMP_LEVELS * _level(values, days))
-    limit[np.isnan(usual)] = np.inf
+    # an asset that is rarely used has no usual change
+    limit[np.isnan(usual) | (limit == 0)] = np.inf
     flags = np.zeros(len(values), dtype=bool)
     edges = np.flatnonzero(np.abs(steps) > limit[days.day])
     position = 0
@@ -413,6 +460,8 @@ def clock_shifts(values: Values, days: _Days) -> npt.NDArray[np.int64]:
     shifts = np.zeros(days.total, dtype=np.int64)
     for day in range(14, days.total):
         state = int(shifts[day - 1])
+        if np.count_nonzero(~np.isnan(corrected[max(0, day - _HISTORY) : day, 0])) < _FEWEST_DAYS:
+            state = 0  # what is usual was forgotten in an outage
         shifts[day] = state
         for evidence in _EVIDENCE:
             found = _new_shift(profiles, corrected, day, state, evidence)
@@ -508,6 +557,24 @@ def _of_shifts(times: Micros, shifts: npt.NDArray[np.int64], days: _Days) -> Ite
             )
 
 
+#: In days: how far the beginning of a shift may be from the clock change that explains it.
+_NEAR_CHANGE: Final = timedelta(days=3)
+_CHANGING: Final = (ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York"))
+
+
+def _follows_local_time(shift: Finding, zone: str) -> bool:
+    """Whether it is that of a load in local time, whose asset was registered in UTC."""
+    return (
+        zone == "UTC"
+        and abs(shift.detail["hours"]) == 1
+        and any(
+            (shift.first - _NEAR_CHANGE).astimezone(changing).utcoffset()
+            != (shift.first + _NEAR_CHANGE).astimezone(changing).utcoffset()
+            for changing in _CHANGING
+        )
+    )
+
+
 # --- weather ---
 
 #: Whole degrees stay the same on a foggy day.
@@ -516,6 +583,7 @@ _FROZEN_AFTER: Final = 24 * _HOUR
 
 def frozen_weather(times: Micros, temperatures: Values) -> list[Finding]:
     """Temperatures that have not changed for a day."""
+    times, temperatures = _finite(times, temperatures)
     return [
         _finding(
             FindingKind.FROZEN_WEATHER,

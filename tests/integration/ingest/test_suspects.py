@@ -183,6 +183,28 @@ def test_suspects__generation_at_night__is_found_by_the_sun_over_the_asset(
     assert found(ai_hub, tenant) == [("midnight_sun", night, night + 1, True)]
 
 
+def test_suspects__clock_shift__is_found_by_the_check_alone_and_kept_by_ingest(
+    tenant: str, csv_file: CsvFile, ai_hub: AiHub
+) -> None:
+    register(tenant, kind="electricity", unit="kWh")
+    values = np.array(measured())
+    shifted = values.copy()
+    shifted[AT : AT + 240] = values[AT - 6 : AT + 234]
+    command = ("ingest", "readings", "--tenant", tenant, "--asset", "m")
+    ai_hub(*command, csv(csv_file, shifted.tolist()))
+    assert found(ai_hub, tenant) == []
+    ai_hub("check", "readings", "--tenant", tenant)
+    before = found(ai_hub, tenant)
+    assert [(kind, is_open) for kind, _, _, is_open in before] == [("clock_shift", True)]
+    ai_hub(*command, csv(csv_file, {AT + 100: 1.5}))
+    assert found(ai_hub, tenant) == before
+    # what is right is found by the check again
+    ai_hub(*command, csv(csv_file, values.tolist()))
+    assert found(ai_hub, tenant) == before
+    ai_hub("check", "readings", "--tenant", tenant)
+    assert [is_open for *_, is_open in found(ai_hub, tenant)] == [False]
+
+
 def test_suspects__frozen_temperature__is_found_and_resolved(
     tenant: str, csv_file: CsvFile, ai_hub: AiHub
 ) -> None:

@@ -10,7 +10,15 @@ import pandas as pd
 import pytest
 
 from ai_hub.ingest.options import FindingKind
-from ai_hub.ingest.suspects import CONTEXT, REACH, Meter, frozen_weather, suspects
+from ai_hub.ingest.suspects import (
+    CONTEXT,
+    REACH,
+    Meter,
+    _days,
+    frozen_weather,
+    suspects,
+    unit_factors,
+)
 from ai_hub.times import Micros, from_micros, to_micros
 
 if TYPE_CHECKING:
@@ -96,6 +104,18 @@ def test_suspects__digits_of_a_code_within_the_usual__are_none() -> None:
     assert suspects(times, values, BERLIN) == []
 
 
+def test_suspects__digits_of_a_code_in_the_first_days__are_none() -> None:
+    times = hours()[:96]
+    values = household(1, times) * 60
+    values[50] = 99.99
+    assert suspects(times, values, BERLIN) == []
+    assert suspects(times[50:51], values[50:51], BERLIN) == []
+    values[50] = 65_535
+    assert [found.kind for found in suspects(times, values, BERLIN)] == [FindingKind.ERROR_CODE]
+    values[50] = -99.99
+    assert [found.kind for found in suspects(times, values, BERLIN)] == [FindingKind.ERROR_CODE]
+
+
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(("days", "back"), [(1, 1), (2, 7), (3, 20)])
 def test_suspects__copied_days__are_found_with_their_source(seed: int, days: int, back: int) -> None:
@@ -132,6 +152,27 @@ def test_suspects__unit_jump__is_found_from_its_first_to_its_last_reading(
     assert (found.first, found.last) == (from_micros(times[start]), from_micros(times[end - 1]))
 
 
+def test_suspects__unit_jump_before_an_outage__ends_there() -> None:
+    times, values = hours(), household(1, hours())
+    start, outage, end = 1000, 1000 + 72, 1000 + 72 + 32 * 24
+    values[start:outage] *= 1000
+    kept = np.r_[0:outage, end : len(times)]
+    [found] = suspects(times[kept], values[kept], BERLIN)
+    assert (found.kind, found.detail["factor"]) == (FindingKind.UNIT_JUMP, 1000)
+    assert (found.first, found.last) == (from_micros(times[start]), from_micros(times[outage - 1]))
+
+
+def test_unit_factors__steps_up_and_down__are_those_of_each_day_alone() -> None:
+    """Another exponent begins and ends several times, also straight from one to another."""
+    times, values = hours(), household(2, hours())
+    expected = np.ones(len(values))
+    steps = ((1000, 1100, 1000), (1100, 1300, 100), (1700, 1800, 0.001), (2500, 3600, 100))
+    for first, last, factor in steps:
+        expected[first:last] = factor
+    days = _days(times, "Europe/Berlin")
+    assert np.array_equal(unit_factors(values * expected, days), expected)
+
+
 def test_suspects__six_hours_in_another_unit__are_a_unit_jump() -> None:
     times, values = hours(), household(5, hours())
     values[1500:1506] *= 1000
@@ -160,6 +201,28 @@ def test_suspects__clock_that_ignores_daylight_saving__is_a_clock_shift() -> Non
     [found] = suspects(times, values, BERLIN)
     assert (found.kind, found.detail["hours"]) == (FindingKind.CLOCK_SHIFT, 1)
     assert abs(to_micros(found.first) - times[change]) <= 36 * HOUR
+
+
+def test_suspects__clock_shift_before_an_outage__ends_there() -> None:
+    times, values = hours(), household(1, hours())
+    start, outage, end = 40 * 24, 54 * 24, 86 * 24
+    shifted = values.copy()
+    shifted[start:outage] = values[np.arange(start, outage) - 6]
+    kept = np.r_[0:outage, end : len(times)]
+    [found] = suspects(times[kept], shifted[kept], BERLIN)
+    assert (found.kind, found.detail["hours"]) == (FindingKind.CLOCK_SHIFT, 6)
+    assert to_micros(found.last) <= times[outage]
+
+
+def test_suspects__load_in_local_time_of_an_asset_in_utc__has_not_shifted() -> None:
+    times, values = hours(365), household(7, hours(365))
+    utc = Meter("electricity", "UTC")
+    assert suspects(times, values, utc) == []
+    # at another time of the year it is one
+    shifted = values.copy()
+    shifted[24 * 40 : 24 * 70] = values[np.arange(24 * 40, 24 * 70) - 1]
+    assert {found.detail["hours"] for found in suspects(times, shifted, utc)} == {1}
+    assert suspects(times, shifted, utc, clock=False) == []
 
 
 def test_suspects__solar_profile_through_a_clock_change__has_not_shifted() -> None:
@@ -200,6 +263,23 @@ def test_suspects__implausible_ramp__is_found(seed: int) -> None:
     [found] = suspects(times, values, BERLIN)
     assert (found.kind, found.detail["readings"]) == (FindingKind.RAMP, 2)
     assert (found.first, found.last) == (from_micros(times[start]), from_micros(times[start + 1]))
+
+
+def test_suspects__asset_that_is_rarely_used__has_no_ramps() -> None:
+    times = hours()
+    values = np.zeros(len(times))
+    values[np.random.default_rng(1).choice(len(times), 12, replace=False)] = 3.0
+    assert suspects(times, values, BERLIN) == []
+
+
+def test_suspects__what_is_no_number__is_left_to_others() -> None:
+    times, values = hours(), household(1, hours())
+    values[[100, 2000]] = np.inf
+    values[2500] = np.nan
+    assert suspects(times, values, BERLIN) == []
+    temperatures = np.random.default_rng(1).normal(10, 3, len(times)).round(1)
+    temperatures[500:530] = np.inf
+    assert frozen_weather(times, temperatures) == []
 
 
 def test_frozen_weather__a_day_of_one_temperature__is_found() -> None:
