@@ -31,6 +31,11 @@ VIEWS = {
     ),
 }
 
+_HAS_ARRIVALS = (
+    "SELECT FROM information_schema.columns"
+    " WHERE table_name = 'timeseries_data' AND column_name = 'available_at'"
+)
+
 
 def write(
     connection: psycopg.Connection,
@@ -39,6 +44,15 @@ def write(
     readings: dict[datetime, float],
     arrived: Mapping[datetime, datetime] = MappingProxyType({}),
 ) -> None:
+    if (
+        not arrived and connection.execute(_HAS_ARRIVALS).fetchone() is None
+    ):  # a database of an earlier version
+        connection.execute(
+            'INSERT INTO timeseries_data ("timestamp", tenant_id, asset_id, value)'
+            " SELECT time, %s, %s, value FROM unnest(%s::timestamptz[], %s::float8[]) AS r (time, value)",
+            [tenant, asset, list(readings), list(readings.values())],
+        )
+        return
     connection.execute(
         'INSERT INTO timeseries_data ("timestamp", tenant_id, asset_id, value, available_at)'
         " SELECT time, %s, %s, value, available_at"

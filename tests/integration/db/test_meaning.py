@@ -152,7 +152,8 @@ def test_features__quality__follows_the_tenant_s_policy(database: str, tenant: s
         before = now(connection)
         assert policies.save_quality_policy(connection, tenant, {"suspect": True, "estimated": False}) == 2
         assert policies.save_quality_policy(connection, tenant, {"suspect": True}) == 0
-        assert policies.find_quality_policy(connection, other) == {"suspect": False, "estimated": True}
+        defaults = {"suspect": False, "estimated": True, "found": True}
+        assert policies.find_quality_policy(connection, other) == defaults
         refresh(dsn=database)
         assert lag(connection, tenant, "m", START + HOUR) == 50.5
         assert lag(connection, other, "m", START + HOUR) == 2.0
