@@ -14,7 +14,7 @@ from ai_hub.ingest import assets
 from ai_hub.ingest.detection import BLOCK, Detector, RegisterDetector
 from ai_hub.ingest.findings import Changes, DueCheck, Finding, FindingsRepository, reconcile
 from ai_hub.ingest.options import UNKNOWN, FindingKind, Reading
-from ai_hub.ingest.policies import reapply_findings
+from ai_hub.ingest.policies import find_quality_policy, reapply_findings
 from ai_hub.ingest.suspects import CONTEXT, REACH, Meter, frozen_weather, suspects
 from ai_hub.ingest.units import is_amount, rule_of
 from ai_hub.times import Micros, from_micros, to_micros
@@ -193,9 +193,11 @@ def check(
             )
         with connection.transaction():
             _store(repository, results, suspect_changes, outcome)
-            for asset_id, change in suspect_changes.items():
-                for finding in (*change.moved, *change.resolved, *change.current):
-                    reapply_findings(connection, tenant, asset_id, finding.first, finding.last)
+            # within the transaction: whoever changes the policy waits for its end, and goes over all readings
+            if suspect_changes and not find_quality_policy(connection, tenant)["found"]:
+                for asset_id, change in suspect_changes.items():
+                    for first, last in sorted(change.ranges):
+                        reapply_findings(connection, tenant, asset_id, first, last)
     if since is not None:
         new, resolved = repository.database_findings(asset_ids, since)
         outcome.new += new
@@ -303,8 +305,8 @@ def examine(
 class SuspectChanges(Changes):
     """Changes of findings about suspect readings."""
 
-    #: All that the readings show.
-    current: list[Finding] = field(default_factory=list)
+    #: First and last reading of what is or was found otherwise, and of what was written to.
+    ranges: set[tuple[datetime, datetime]] = field(default_factory=set)
 
 
 def examine_suspects(
@@ -321,12 +323,11 @@ def examine_suspects(
     What is stored there is judged anew as a whole, however long ago it began; and with what it was copied
     from. Without `clock` no clock shift is found, nor judged anew.
     """
-    if not clock:
-        stored = [finding for finding in stored if finding.kind is not FindingKind.CLOCK_SHIFT]
+    judged = [finding for finding in stored if clock or finding.kind is not FindingKind.CLOCK_SHIFT]
     start, end = due_check.first - REACH, due_check.last + REACH
     near: list[Finding] = []
     while len(near) < len(
-        near := [finding for finding in stored if finding.first <= end and start <= finding.last]
+        near := [finding for finding in judged if finding.first <= end and start <= finding.last]
     ):
         start = min(start, *(finding.first for finding in near))
         end = max(end, *(finding.last for finding in near))
@@ -344,7 +345,13 @@ def examine_suspects(
         findings = suspects(times, values, replace(meter, is_net=True), clock=clock)
     findings += frozen_weather(*series.temperatures(first, last))
     findings = [finding for finding in findings if finding.first <= end and start <= finding.last]
-    return SuspectChanges(**vars(reconcile(near, findings)), current=findings)
+    ranges = {
+        (finding.first, finding.last)
+        for finding in (*near, *findings, *stored)
+        if (finding in near) != (finding in findings)
+        or (finding.first <= due_check.last and due_check.first <= finding.last)
+    }
+    return SuspectChanges(**vars(reconcile(near, findings)), ranges=ranges)
 
 
 def _source(finding: Finding) -> datetime:

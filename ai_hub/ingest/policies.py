@@ -103,22 +103,45 @@ def save_quality_policy(connection: Connection[Any], tenant: str, policy: Mappin
             )
     changed = 0
     if "found" in policy:
-        ranges = connection.execute(
-            "SELECT asset_id, first_timestamp, last_timestamp FROM data_findings"
-            " WHERE tenant_id = %s AND kind = ANY (%s::text[]) AND resolved_at IS NULL ORDER BY 1, 2",
-            [tenant, [kind.value for kind in SUSPECTS]],
-        ).fetchall()
-        changed += sum(reapply_findings(connection, tenant, *each) for each in ranges)
-    if policy.keys() <= {"found"}:
-        return changed
+        changed += _reapply_open(connection, tenant)
     row = connection.execute(
         "SELECT min(first_hour), max(last_hour) FROM asset_spans WHERE tenant_id = %s", [tenant]
     ).fetchone()
     start, last = row if row is not None else (None, None)
     while start is not None and start <= last:
-        changed += _reapply(connection, tenant, start, start + BATCH)
+        if "found" in policy:
+            changed += _reapply_left_out(connection, tenant, start, start + BATCH)
+        if policy.keys() - {"found"}:
+            changed += _reapply(connection, tenant, start, start + BATCH)
         start = _next(connection, tenant, start + BATCH)
     return changed
+
+
+def _reapply_open(connection: Connection[Any], tenant: str) -> int:
+    """Bring the readings of all open findings in line; how many changed."""
+    findings = connection.execute(
+        "SELECT asset_id, first_timestamp, last_timestamp FROM data_findings"
+        " WHERE tenant_id = %s AND kind = ANY (%s::text[]) AND resolved_at IS NULL ORDER BY 1, 2",
+        [tenant, [kind.value for kind in SUSPECTS]],
+    ).fetchall()
+    changed = 0
+    for asset_id, first, last in findings:
+        start = first
+        while start <= last:
+            changed += reapply_findings(connection, tenant, asset_id, start, min(start + BATCH, last))
+            start += BATCH
+    return changed
+
+
+def _reapply_left_out(connection: Connection[Any], tenant: str, start: datetime, until: datetime) -> int:
+    """Bring readings of [start, until) that features do not use in line; how many changed."""
+    ranges = connection.execute(
+        'SELECT asset_id, min("timestamp"), max("timestamp") FROM timeseries_data'
+        ' WHERE tenant_id = %s AND "timestamp" >= %s AND "timestamp" < %s AND NOT in_features'
+        " GROUP BY asset_id ORDER BY asset_id",
+        [tenant, start, until],
+    ).fetchall()
+    return sum(reapply_findings(connection, tenant, *each) for each in ranges)
 
 
 def reapply_findings(

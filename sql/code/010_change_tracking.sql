@@ -156,9 +156,13 @@ RETURNS bigint LANGUAGE plpgsql SET timescaledb.max_tuples_decompressed_per_dml_
 DECLARE
     changed bigint;
 BEGIN
-    UPDATE timeseries_data SET in_features = NOT in_features
-    WHERE tenant_id = tenant AND asset_id = asset AND "timestamp" >= first_at AND "timestamp" <= last_at
-        AND in_features <> reading_in_features(tenant, asset, "timestamp", quality);
+    -- literals, because only they let the columnstore open no more than the asset's own batches of these times
+    EXECUTE format(
+        'UPDATE timeseries_data SET in_features = NOT in_features'
+        ' WHERE tenant_id = %1$L AND asset_id = %2$L AND "timestamp" >= %3$L AND "timestamp" <= %4$L'
+        ' AND in_features <> reading_in_features(%1$L, %2$L, "timestamp", quality)',
+        tenant, asset, first_at, last_at
+    );
     GET DIAGNOSTICS changed = ROW_COUNT;
     RETURN changed;
 END

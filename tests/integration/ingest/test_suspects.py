@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from ai_hub.db import connect
 from ai_hub.ingest import assets
@@ -139,6 +140,43 @@ def test_suspects__policy__keeps_them_out_of_features_until_they_are_corrected(
     assert left_out(rows, tenant) == {AT + 1}
     ai_hub("ingest", "quality", "--tenant", tenant, "--found", "use")
     assert left_out(rows, tenant) == set()
+
+
+@pytest.mark.parametrize(
+    ("corrected", "rest"), [([2], [0, 1]), ([0], [1, 2]), ([1, 2, 3], [0, 4]), ([3, 4], [0, 1, 2])]
+)
+def test_suspects__finding_that_shrinks_or_splits__leaves_out_its_rest(
+    tenant: str, csv_file: CsvFile, ai_hub: AiHub, rows: Rows, corrected: list[int], rest: list[int]
+) -> None:
+    register(tenant, kind="electricity", unit="kWh")
+    broken = measured()
+    for i in (*corrected, *rest):
+        broken[AT + i] = CODE
+    command = ("ingest", "readings", "--tenant", tenant, "--asset", "m")
+    ai_hub(*command, csv(csv_file, broken))
+    ai_hub("ingest", "quality", "--tenant", tenant, "--found", "leave-out")
+    assert left_out(rows, tenant) == {AT + i for i in (*corrected, *rest)}
+    ai_hub(*command, csv(csv_file, {AT + i: measured()[AT + i] for i in corrected}))
+    expected = set(range(AT + min(rest), AT + max(rest) + 1))
+    if max(rest) - min(rest) > 3:
+        expected = {AT + i for i in rest}
+    assert left_out(rows, tenant) == expected
+
+
+def test_suspects__policy__takes_readings_back_that_no_finding_is_about(
+    tenant: str, csv_file: CsvFile, ai_hub: AiHub, rows: Rows
+) -> None:
+    other = f"{tenant}-1"
+    for own in (tenant, other):
+        register(own, kind="electricity", unit="kWh")
+        broken = [*measured()[:AT], CODE, CODE, *measured()[AT + 2 :]]
+        ai_hub("ingest", "readings", csv(csv_file, broken), "--tenant", own, "--asset", "m")
+        ai_hub("ingest", "quality", "--tenant", own, "--found", "leave-out")
+        with connect(autocommit=True) as connection:
+            connection.execute("UPDATE data_findings SET resolved_at = now() WHERE tenant_id = %s", [own])
+    told = ai_hub("ingest", "quality", "--tenant", tenant, "--found", "use").stdout
+    assert "2 readings changed" in told
+    assert (left_out(rows, tenant), left_out(rows, other)) == (set(), {AT, AT + 1})
 
 
 def test_check_readings__what_sql_wrote__is_checked_of_that_tenant_alone(
