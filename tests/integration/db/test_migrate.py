@@ -122,6 +122,7 @@ DROP VIEW forecast_basic_features, forecast_advanced_features, anomaly_detection
     forecast_basic_feature_versions, forecast_advanced_feature_versions, anomaly_detection_feature_versions,
     ai_features, ai_features_versions;
 DROP TRIGGER naive_scores_are_due ON assets;
+DROP TRIGGER register_described ON assets;
 ALTER TABLE assets DROP available_after;
 ALTER TABLE timeseries_data DROP available_at;
 ALTER TABLE register_readings DROP available_at;
