@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-#: Start times are derived from the boot time, which clock adjustments move a little.
-_CLOCK_TOLERANCE_S = 2.0
+#: Clock ticks are of 0.01 s.
+_TOLERANCE_S = 0.05
 _POLL_S = 0.05
 _LOG_LIMIT_BYTES = 5_000_000
 #: Servers this very process started; asked for their status so that they do not stay zombies.
@@ -31,6 +31,7 @@ class Handle:
     """One process, safe against reuse of its pid."""
 
     pid: int
+    #: seconds from boot to its start, which clock adjustments do not move
     create_time: float
 
 
@@ -74,7 +75,16 @@ def spawn(command: Sequence[str], *, folder: Path, log: Path, environment: Mappi
     finally:
         os.close(lock)
     _children[child.pid] = child
-    return Handle(child.pid, psutil.Process(child.pid).create_time())
+    return Handle(child.pid, started(psutil.Process(child.pid)))
+
+
+def started(process: psutil.Process) -> float:
+    """Seconds from boot to the start of a process.
+
+    Raises:
+        psutil.NoSuchProcess: it has ended.
+    """
+    return process.create_time() - psutil.boot_time()
 
 
 def is_alive(handle: Handle) -> bool:
@@ -106,7 +116,7 @@ def wait_until_dead(handles: Sequence[Handle], interval_s: float = 0.5) -> Handl
 def _find(handle: Handle) -> psutil.Process | None:
     try:
         process = psutil.Process(handle.pid)
-        same = abs(process.create_time() - handle.create_time) < _CLOCK_TOLERANCE_S
+        same = abs(started(process) - handle.create_time) < _TOLERANCE_S
     except psutil.NoSuchProcess:
         if child := _children.pop(handle.pid, None):
             child.poll()

@@ -34,7 +34,7 @@ class ServiceRecord(BaseModel):
     #: Size of the log when the server was last started: what follows belongs to this start.
     log_offset: int = 0
     pid: int | None = None
-    #: Guards against another process that got the same pid later.
+    #: Seconds from boot to its start; guards against another process that got the same pid later.
     create_time: float | None = None
 
     def log_tail(self, lines: int = 15) -> str:

@@ -22,6 +22,7 @@ from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
 from ai_hub import servers
+from ai_hub.dev import processes
 from ai_hub.dev.control import StartFailedError, down
 from ai_hub.dev.record import load, save
 from ai_hub.dev.redis_server import server_program
@@ -255,7 +256,7 @@ def test_down__reused_pid__not_touched(own_stack: OwnStack) -> None:
     with subprocess.Popen(["sleep", "60"]) as bystander:
         record = load()
         record.services["redis"].pid = bystander.pid
-        record.services["redis"].create_time = psutil.Process(bystander.pid).create_time() - 60
+        record.services["redis"].create_time = processes.started(psutil.Process(bystander.pid)) - 60
         save(record)
         assert [row.state for row in status(select(["redis"]))] == ["dead"]
         down(select([]), purge=False, on_wait=lambda: None)

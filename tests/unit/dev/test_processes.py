@@ -96,6 +96,18 @@ def test_stop__other_start_time__leaves_the_process_alone(tmp_path: Path) -> Non
     processes.stop(handle, 5)
 
 
+def test_is_alive__clock_was_set__knows_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = start(tmp_path)
+    boot_time = psutil.boot_time()
+    # how Linux tells that the clock was set: boot is at another time of day, and so are all starts since
+    for module in (psutil, psutil._pslinux):
+        monkeypatch.setattr(module, "boot_time", lambda: boot_time + 143)
+    assert psutil.Process(handle.pid).create_time() - 143 == pytest.approx(boot_time + handle.create_time)
+    assert processes.is_alive(handle)
+    processes.stop(handle, 5)
+    assert not processes.is_alive(handle)
+
+
 def test_stop__main_thread_ends_before_the_others__waits_for_all_of_them(tmp_path: Path) -> None:
     command = [sys.executable, "-c", LATE_THREAD]
     handle = processes.spawn(command, folder=tmp_path, log=tmp_path / "log", environment=os.environ)
