@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from ai_hub.dev.mlflow_server import environment
-from ai_hub.dev.processes import Handle
+from ai_hub.dev.processes import Handle, started
 from benchmarks.servers import free_port
 from mlflow_plugins.artifacts import destination
 
@@ -154,7 +154,7 @@ def spawn(command: Sequence[str], *, folder: Path, log: Path, environment: Mappi
     process.start()
     if process.pid is None:
         raise RuntimeError("the server is not started")
-    return Handle(process.pid, psutil.Process(process.pid).create_time())
+    return Handle(process.pid, started(psutil.Process(process.pid)))
 
 
 def _of_the_command(database: str, bucket: str) -> dict[str, str]:
