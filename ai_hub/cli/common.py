@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +16,16 @@ from ai_hub.errors import BadInputError
 from ai_hub.times import assume_utc
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from ai_hub.settings import Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+MetricsPort = Annotated[
+    int | None, typer.Option("--metrics-port", help="with --follow: serve Prometheus metrics there")
+]
+MetricsHost = Annotated[str, typer.Option("--metrics-host", help="address they are served on")]
+LOOPBACK = "127.0.0.1"
 
 
 @cache
@@ -54,6 +63,44 @@ def progress_bar(*, quiet: bool) -> Progress:
         console=shown_on,
         disable=quiet or not shown_on.is_terminal,
     )
+
+
+def say(text: str) -> None:
+    """One line of a log, with the time."""
+    typer.echo(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ} {text}")
+
+
+def check_metrics_port(port: int | None, *, follow: bool) -> None:
+    """Refuse metrics of a command that ends.
+
+    Raises:
+        BadInputError: there is a port, but the command does not follow.
+    """
+    if port is not None and not follow:
+        raise BadInputError(
+            "--metrics-port needs --follow.", hint="Without --follow the command ends after one pass."
+        )
+
+
+@contextmanager
+def served_metrics(registry: CollectorRegistry, host: str, port: int | None) -> Iterator[None]:
+    """Serve the metrics of a follower in this block, if a port is given.
+
+    Raises:
+        BadInputError: the port cannot be had.
+    """
+    if port is None:
+        yield
+        return
+    from ai_hub.features.freshness import served
+
+    with ExitStack() as stack:
+        try:
+            bound = stack.enter_context(served(registry, host, port))
+        except OSError as error:
+            raise BadInputError(f"--metrics-port {port}: {error.strerror or error}.") from error
+        say(f"metrics on http://{host}:{bound}/metrics")
+        yield
 
 
 def parse_time(text: str, option: str) -> datetime:

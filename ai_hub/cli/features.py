@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
@@ -16,13 +15,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from ai_hub.cli import common
-from ai_hub.cli.common import AsJson, duration_text, parse_time
+from ai_hub.cli.common import (
+    LOOPBACK,
+    AsJson,
+    MetricsHost,
+    MetricsPort,
+    check_metrics_port,
+    duration_text,
+    parse_time,
+    say,
+    served_metrics,
+)
 from ai_hub.cli.main import app
-from ai_hub.errors import AiHubError, BadInputError
+from ai_hub.errors import AiHubError
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
-
     from ai_hub.features.freshness import Metrics, ViewFreshness
     from ai_hub.features.materialize import Follower, Pass
     from feast_plugins.windows.database import Progress as ViewProgress
@@ -227,7 +234,6 @@ def check_readings_command(
     typer.echo(f"{len(checked):,} assets checked")
 
 
-_LOOPBACK = "127.0.0.1"
 _PLAIN_WIDTH = 120
 
 
@@ -249,26 +255,21 @@ def materialize_command(
             "--refresh/--no-refresh", help="also refresh the features (embedded servers have no scheduler)"
         ),
     ] = False,
-    metrics_port: Annotated[
-        int | None, typer.Option("--metrics-port", help="with --follow: serve Prometheus metrics there")
-    ] = None,
-    metrics_host: Annotated[
-        str, typer.Option("--metrics-host", help="address they are served on")
-    ] = _LOOPBACK,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = LOOPBACK,
 ) -> None:
     """Write the newest features of each asset to Redis; with --follow, after each refresh."""
     from ai_hub.features.materialize import Follower, materialize
     from ai_hub.features.newest import Scope
     from ai_hub.features.store import open_store
 
-    if metrics_port is not None and not follow:
-        raise BadInputError(
-            "--metrics-port needs --follow.", hint="Without --follow the command ends after one pass."
-        )
+    check_metrics_port(metrics_port, follow=follow)
     scope, store = Scope(tenants=tenant), open_store()
     if follow:
-        with ExitStack() as stack:
-            metrics = _serve_metrics(stack, store, metrics_host, metrics_port)
+        from ai_hub.features.freshness import Metrics
+
+        metrics = Metrics(forget_after=timedelta(seconds=store.config.online_store.key_ttl_seconds))
+        with served_metrics(metrics.registry, metrics_host, metrics_port):
             follower = Follower(store, scope, ages=metrics_port is not None)
             _follow(follower, metrics, interval, refresh=refresh)
         return
@@ -282,20 +283,6 @@ def materialize_command(
     typer.echo(_line(done))
 
 
-def _serve_metrics(stack: ExitStack, store: FeatureStore, host: str, port: int | None) -> Metrics:
-    """Metrics of a follower; served while `stack` is open, if a port is given."""
-    from ai_hub.features.freshness import Metrics, served
-
-    metrics = Metrics(forget_after=timedelta(seconds=store.config.online_store.key_ttl_seconds))
-    if port is not None:
-        try:
-            bound = stack.enter_context(served(metrics.registry, host, port))
-        except OSError as error:
-            raise BadInputError(f"--metrics-port {port}: {error.strerror or error}.") from error
-        _say(f"metrics on http://{host}:{bound}/metrics")
-    return metrics
-
-
 def _follow(follower: Follower, metrics: Metrics, interval: float, *, refresh: bool) -> None:
     from ai_hub.dev.status import translate
     from ai_hub.features.materialize import follow
@@ -307,22 +294,17 @@ def _follow(follower: Follower, metrics: Metrics, interval: float, *, refresh: b
     def on_pass(done: Pass) -> None:
         metrics.note(done)
         for line in done.new_violations:
-            _say(line)
-        _say(_line(done))
+            say(line)
+        say(_line(done))
 
     def on_outage(error: BaseException, wait: float) -> None:
         metrics.note_failure()
         explained = error if isinstance(error, AiHubError) else translate(error)
         reason = " ".join((explained.message if explained else str(error)).split())
-        _say(f"{reason} Trying again in {duration_text(wait)}.")
+        say(f"{reason} Trying again in {duration_text(wait)}.")
 
     follow(follower, stop, interval=interval, refresh=refresh, on_pass=on_pass, on_outage=on_outage)
-    _say("stopped")
-
-
-def _say(text: str) -> None:
-    """One line of a log, with the time."""
-    typer.echo(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ} {text}")
+    say("stopped")
 
 
 def _line(done: Pass) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -17,14 +16,23 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
 from ai_hub.cli import common
-from ai_hub.cli.common import AsJson, parse_time
+from ai_hub.cli.common import (
+    LOOPBACK,
+    AsJson,
+    MetricsHost,
+    MetricsPort,
+    check_metrics_port,
+    parse_time,
+    say,
+    served_metrics,
+)
 from ai_hub.cli.features import check_app
 from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.forecasting import By
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from rich.console import Console
 
@@ -37,7 +45,6 @@ forecast_app = typer.Typer(name="forecast", no_args_is_help=True, help="Forecast
 app.add_typer(forecast_app)
 Tenant = Annotated[str, typer.Option("--tenant", help="tenant of the meters and models")]
 _PLAIN_WIDTH = 160
-_LOOPBACK = "127.0.0.1"
 #: Seconds between two checks of models by a follower that issues nothing.
 _CHECK_S = 3600
 _Model = Annotated[str | None, typer.Option("--model", help="only forecasts of this model")]
@@ -72,12 +79,8 @@ def run_command(
     interval: Annotated[
         float, typer.Option("--interval", min=0.1, help="with --follow: seconds between looks at the clock")
     ] = 30,
-    metrics_port: Annotated[
-        int | None, typer.Option("--metrics-port", help="with --follow: serve Prometheus metrics there")
-    ] = None,
-    metrics_host: Annotated[
-        str, typer.Option("--metrics-host", help="address they are served on")
-    ] = _LOOPBACK,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = LOOPBACK,
     as_json: AsJson = False,
 ) -> None:
     """Forecast from now on with the models in production, and write it to the log.
@@ -92,13 +95,12 @@ def run_command(
     with without("sklearn"):  # a second, for nothing that a booster needs
         from ai_hub.forecasting.production import Issuer
 
-    if metrics_port is not None and not follow:
-        raise BadInputError(
-            "--metrics-port needs --follow.", hint="Without --follow the command ends after one issue."
-        )
+    check_metrics_port(metrics_port, follow=follow)
     issuer = Issuer(common.settings(), tenant, model or (), asset or ())
     if follow:
-        with _served_metrics(metrics_host, metrics_port):
+        from prometheus_client import REGISTRY
+
+        with served_metrics(REGISTRY, metrics_host, metrics_port):
             _follow(issuer, interval)
         return
     runs, errors, notes = issuer.issue_now()
@@ -115,25 +117,6 @@ def run_command(
         raise typer.Exit(1)
 
 
-@contextmanager
-def _served_metrics(host: str, port: int | None) -> Iterator[None]:
-    """Serve what this process counts, if a port is given."""
-    if port is None:
-        yield
-        return
-    from prometheus_client import REGISTRY
-
-    from ai_hub.features.freshness import served
-
-    with ExitStack() as stack:
-        try:
-            bound = stack.enter_context(served(REGISTRY, host, port))
-        except OSError as error:
-            raise BadInputError(f"--metrics-port {port}: {error.strerror or error}.") from error
-        _say(f"metrics on http://{host}:{bound}/metrics")
-        yield
-
-
 def _follow(issuer: Issuer, interval: float) -> None:
     """Forecast whenever it is time, until stopped; errors are said, and tried again."""
     from ai_hub.cli.errors import explain
@@ -145,23 +128,23 @@ def _follow(issuer: Issuer, interval: float) -> None:
         while not stop.is_set():
             runs, errors, notes = issuer.catch_up()
             for run in runs:
-                _say(_line(run))
+                say(_line(run))
             if runs or time.monotonic() >= next_check:
                 next_check = time.monotonic() + _CHECK_S
                 outcomes, failures = _check(issuer.settings, issuer.tenants)
                 errors += failures
                 for each in outcomes:  # what the registry does not tell, the issuer has said
                     for finding in each.new:
-                        _say(f"{each.tenant}: {finding}")
+                        say(f"{each.tenant}: {finding}")
                     for finding in each.resolved:
-                        _say(f"{each.tenant}: resolved: {finding}")
+                        say(f"{each.tenant}: resolved: {finding}")
             problems = [*notes, *(" ".join(str(explain(error)).split()) for error in errors)]
             for problem in problems:
                 if problem not in said:
-                    _say(problem)
+                    say(problem)
             said = problems
             stop.wait(interval)
-    _say("stopped")
+    say("stopped")
 
 
 def _check(settings: Settings, tenants: Sequence[str]) -> tuple[list[Outcome], list[Exception]]:
@@ -230,11 +213,6 @@ def check_models_command(
         raise errors[-1]
     if any(each.open for each in outcomes):
         raise typer.Exit(1)
-
-
-def _say(text: str) -> None:
-    """One line of a log, with the time."""
-    typer.echo(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ} {text}")
 
 
 def _line(run: Run) -> str:

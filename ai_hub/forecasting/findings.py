@@ -19,7 +19,7 @@ from psycopg.types.json import Jsonb
 
 from ai_hub.db.transactions import transaction
 from ai_hub.forecasting.accuracy import settled_before
-from ai_hub.forecasting.log import Role
+from ai_hub.forecasting.log import ALL_METERS, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -398,7 +398,7 @@ def _judge_all(
             )
             judged |= {(model, kind): finding for kind, finding in found.items()}
     # of all its meters: others are issued when somebody asks
-    details = Jsonb({"by": "ai-hub forecast run", "meters": "all"})
+    details = Jsonb(ALL_METERS)
     for model in models or ():
         query = values | {"model": model, "details": details, "count": _ISSUES}
         issues = [at for (at,) in connection.execute(_ISSUED, query)]

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Quantiles that the log has columns for.
 QUANTILES: Final = (0.1, 0.5, 0.9)
+#: Of the details of runs of `ai-hub forecast run`: those of all meters of a model, which others may expect.
+ALL_METERS: Final = {"by": "ai-hub forecast run", "meters": "all"}
 #: Rows of one statement.
 BATCH_ROWS: Final = 20_000
 

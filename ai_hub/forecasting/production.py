@@ -408,8 +408,7 @@ class Issuer:
 
     def _mark(self) -> dict[str, str]:
         """Of the details of runs: those of requests, and of other meters, are not what is due."""
-        meters = json.dumps(sorted(set(self.assets))) if self.assets else "all"
-        return {"by": "ai-hub forecast run", "meters": meters}
+        return log.ALL_METERS | ({"meters": json.dumps(sorted(set(self.assets)))} if self.assets else {})
 
     def _is_issued(self, connection: psycopg.Connection[Any], loaded: LoadedDayAhead, due: datetime) -> bool:
         version = loaded.version

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from ai_hub.cli import forecasts
+from ai_hub.cli import common
 from ai_hub.cli.main import app
 from ai_hub.db import connect
 from ai_hub.db.tenant_scope import as_tenant
@@ -224,13 +224,13 @@ def test_forecast_run__that_follows__says_what_is_found(
     connection.execute("UPDATE forecast_scores SET covered = 10 WHERE tenant_id = %s", [tenant])
     looks = iter(range(3))
     served: list[str] = []
-    say = forecasts._say
+    say = common.say
 
     def listen(text: str) -> None:
         say(text)
         served.extend(re.findall(r"metrics on (http://127\.0\.0\.1:\d+/metrics)", text))
 
-    monkeypatch.setattr(forecasts, "_say", listen)
+    monkeypatch.setattr(common, "say", listen)
 
     def look(_: production.Issuer) -> production.Issued:
         if next(looks, None) is None:
