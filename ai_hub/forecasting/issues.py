@@ -122,9 +122,10 @@ class IssueRows:
 
     def usual_lateness(self, delay: Durations) -> np.timedelta64:
         """The largest of the assets' median `lateness`, which a few corrections do not change."""
-        late = self.lateness(delay)
-        found = [np.median(late[self.assets == name].astype(np.int64)) for name in np.unique(self.assets)]
-        return np.timedelta64(int(max(found, default=0)), "us")
+        late = self.lateness(delay).astype(np.int64)
+        _, number, rows = np.unique(self.assets, return_inverse=True, return_counts=True)
+        by_asset = np.split(late[np.argsort(number, kind="stable")], np.cumsum(rows)[:-1])
+        return np.timedelta64(int(max(map(np.median, by_asset)) if len(late) else 0), "us")
 
     def known_by(self, at: np.datetime64, delay: Durations) -> IssueRows:
         """Rows issued before `at`, with those actual values that were known then.
