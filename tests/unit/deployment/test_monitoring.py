@@ -17,7 +17,7 @@ from support import compose
 
 # what these count is registered when they are imported
 from ai_hub.api import app, observability, paths
-from ai_hub.cli import forecasts
+from ai_hub.cli.common import served_metrics
 from ai_hub.exports.service import KIND
 from ai_hub.features import freshness
 from ai_hub.features.materialize import Pass
@@ -271,7 +271,7 @@ def test_monitoring__is_off_by_default_and_lets_nobody_in_without_a_password() -
 
 def test_forecast_metrics__are_served_where_they_are_wanted(capsys: pytest.CaptureFixture[str]) -> None:
     findings._CHANGES.labels(findings.Kind.STALE.value, "opened")
-    with forecasts._served_metrics("127.0.0.2", 0):
+    with served_metrics(REGISTRY, "127.0.0.2", 0):
         found = re.search(r"http://127\.0\.0\.2:\d+/metrics", capsys.readouterr().out)
         assert found
         assert "ai_hub_model_findings_total" in httpx.get(found[0]).text
