@@ -31,7 +31,7 @@ from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.lifecycle import semver
 from mlflow_plugins.registration import imports
 from mlflow_plugins.registration.model_metadata import CARD_TAG, FEATURE_SERVICE, METRICS_TAG, MLMODEL
-from mlflow_plugins.registration.publishing import ORIGIN_TAG, RUN_USER_TAG
+from mlflow_plugins.registration.publishing import KEY_TAG, ORIGIN_TAG, RUN_USER_TAG
 from mlflow_plugins.store.promoting import present_metrics
 from mlflow_plugins.users.permissions import ACTOR_TAG, REASON_TAG
 
@@ -49,7 +49,7 @@ _RUN_TAGS: Final = frozenset({
 })  # fmt: skip
 #: Tags of a version that the registry writes, or uses up.
 _NOT_CARRIED: Final = frozenset({
-    manifest.TAG, semver.TAG, CARD_TAG, ORIGIN_TAG, imports.TAG, REASON_TAG, ACTOR_TAG,
+    manifest.TAG, semver.TAG, CARD_TAG, ORIGIN_TAG, KEY_TAG, imports.TAG, REASON_TAG, ACTOR_TAG,
 })  # fmt: skip
 #: What MLflow takes at once.
 _METRICS, _PARAMS = 1000, 100

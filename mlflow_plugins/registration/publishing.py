@@ -45,6 +45,11 @@ if TYPE_CHECKING:
     from mlflow_plugins.artifacts.manifest import ManifestDigest
 
 
+#: Of a version: at most one of a model ever has the same, so that a registration whose answer was lost is
+#: repeated without a second version.
+KEY_TAG: Final = "registration_key"
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where the files are, and which run, logged model or registered version they belong to."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+import sqlalchemy as sa
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersionTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.model_registry.dbmodels.models import SqlModelVersionTag
 
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.artifacts.destination import current_destination
@@ -18,9 +20,10 @@ from mlflow_plugins.registration.publishing import NewVersion, Origin
 from mlflow_plugins.store import tags
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from mlflow.entities.model_registry import ModelVersion
+    from sqlalchemy.orm import Session
 
     from mlflow_plugins.artifacts.manifest import ManifestDigest
     from mlflow_plugins.lifecycle.audit import ModelKey
@@ -97,6 +100,7 @@ class Registrations:
         origin = publishing.resolve_source(self._store, workspace, source, run_id, model_id)
         if origin.copied_from:
             given[publishing.ORIGIN_TAG] = origin.copied_from
+            given.pop(publishing.KEY_TAG, None)
         destination = current_destination()
         try:
             candidate = publishing.inspect(destination, origin, workspace, given)
@@ -128,6 +132,7 @@ class Registrations:
         given = {key: text for key, text in exported.tags.items() if key not in tags.OWN}
         given.pop(tags.STAGE, None)
         given.pop(semver.TAG, None)
+        given.pop(publishing.KEY_TAG, None)
         given[imports.TAG] = exported.origin.as_tag()
         for text in (exported.description, *given, *given.values()):
             stages.checked("A text of the export", text, _LONGEST_TEXT)
@@ -153,6 +158,7 @@ class Registrations:
 
         with records.lease_holder() as me:
             with self._store.lock(request.name) as (session, model):
+                _check_key(session, model, request.tags)
                 claimed = records.acquire_claim(
                     session, model, me, number, request.candidate.interface, insist=insist, locate=locate
                 )
@@ -199,6 +205,8 @@ class Registrations:
         with self._store.lock(request.name) as (session, present):
             if present != model:
                 raise conflict(f"Model {request.name} was deleted during the registration. Register again.")
+            # another one with the same key may have been faster
+            _check_key(session, model, request.tags)
             created = self._insert_row(
                 request.name,
                 request.source,
@@ -219,3 +227,22 @@ class Registrations:
             cause = request.cause._replace(evidence={**evidence, **request.cause.evidence})
             stages.enter_registry(session, model, version, cause)
             return self._store.get_model_version(request.name, created.version)
+
+
+def _check_key(session: Session, model: ModelKey, given: Mapping[str, str]) -> None:
+    """Refuse a second version with the same key; the caller holds the model's lock.
+
+    Raises:
+        MlflowException: 409.
+    """
+    if (key := given.get(publishing.KEY_TAG)) is None:
+        return
+    row: Any = SqlModelVersionTag
+    present = sa.select(row.version).where(
+        row.workspace == model.workspace,
+        row.name == model.name,
+        row.key == publishing.KEY_TAG,
+        row.value == key,
+    )
+    if (version := session.scalar(present)) is not None:
+        raise conflict(f"Version {version} of {model.name} was registered with {publishing.KEY_TAG}={key}.")

@@ -27,6 +27,7 @@ FIXED: Final = {
     semver.TAG: "it names the folder of the version's artifacts",
     manifest.TAG: "it fixes the version's files",
     publishing.ORIGIN_TAG: "it says where the version came from",
+    publishing.KEY_TAG: "it stands for one registration",
     imports.TAG: "it says where the version came from",
     model_metadata.CARD_TAG: "it says what was registered",
     model_metadata.METADATA_TAG: "it says what was registered",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -173,6 +174,33 @@ def test_register__slowly__renews_its_claim(
     monkeypatch.setattr(records, "renew_claim", counted)
     _register(model, source)
     assert model.stages() == {1: "Staging"}
+
+
+def test_registration_key__is_of_one_version_however_many_register(
+    model: Model, sqlite_store: LifecycleStore, source: str
+) -> None:
+    def register(_: int) -> int | str:
+        try:
+            return _register(model, source, registration_key="request 7")
+        except MlflowException as error:
+            return f"{error.get_http_status_code()} {error}"
+
+    with ThreadPoolExecutor(3) as pool:
+        *refusals, version = sorted(pool.map(register, range(3)), key=lambda each: isinstance(each, int))
+    assert (
+        refusals
+        == [f"409 Version {version} of {model.name} was registered with registration_key=request 7."] * 2
+    )
+    assert register(0) == refusals[0]
+    assert list(model.stages()) == [version]
+    # of another key, of none, and of another model
+    assert _register(model, source, registration_key="request 8") != version
+    assert _register(model, source) != version
+    other = Model(sqlite_store)
+    _register(other, source, registration_key="request 7")
+    assert refused(lambda: model.tag(1, "registration_key", "request 9"))
+    copied = _register(model, f"models:/{other.name}/1", registration_key="request 7")
+    assert "registration_key" not in sqlite_store.get_model_version(model.name, copied).tags
 
 
 def _register(model: Model, source: str, **tags: str) -> int:
