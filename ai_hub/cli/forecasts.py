@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from ai_hub.forecasting.findings import Outcome
     from ai_hub.forecasting.log import Run, ValidRow
     from ai_hub.forecasting.production import Issuer
+    from ai_hub.forecasting.retraining import Proposals
+    from ai_hub.registry import ModelVersion
     from ai_hub.settings import Settings
 
 forecast_app = typer.Typer(name="forecast", no_args_is_help=True, help="Forecasts, and the log of them.")
@@ -131,13 +133,15 @@ def _follow(issuer: Issuer, interval: float) -> None:
                 say(_line(run))
             if runs or time.monotonic() >= next_check:
                 next_check = time.monotonic() + _CHECK_S
-                outcomes, failures = _check(issuer.settings, issuer.tenants)
+                outcomes, proposals, failures = _check(issuer.settings, issuer.tenants)
                 errors += failures
                 for each in outcomes:  # what the registry does not tell, the issuer has said
                     for finding in each.new:
                         say(f"{each.tenant}: {finding}")
                     for finding in each.resolved:
                         say(f"{each.tenant}: resolved: {finding}")
+                for line in _proposal_lines(proposals):
+                    say(line)
             problems = [*notes, *(" ".join(str(explain(error)).split()) for error in errors)]
             for problem in problems:
                 if problem not in said:
@@ -147,22 +151,47 @@ def _follow(issuer: Issuer, interval: float) -> None:
     say("stopped")
 
 
-def _check(settings: Settings, tenants: Sequence[str]) -> tuple[list[Outcome], list[Exception]]:
-    """Check the models of tenants; what has come of it, and why others were not checked."""
+def _check(
+    settings: Settings, tenants: Sequence[str]
+) -> tuple[list[Outcome], list[Proposals], list[Exception]]:
+    """Check the models of tenants, and propose to train them anew where the rules say it.
+
+    What has come of it, and why others were not checked.
+    """
     from ai_hub.forecasting.findings import check_models
-    from ai_hub.forecasting.production import production_versions
+    from ai_hub.forecasting.production import card_of, production_versions
+    from ai_hub.forecasting.retraining import propose
+
+    versions: dict[str, list[ModelVersion]] = {}
 
     def in_production(tenant: str) -> list[str]:
-        return [version.model for version in production_versions(tenant)]
+        versions[tenant] = production_versions(tenant)
+        return [version.model for version in versions[tenant]]
 
     outcomes: list[Outcome] = []
+    proposals: list[Proposals] = []
     errors: list[Exception] = []
     for tenant in tenants:
         try:
             outcomes.append(check_models(settings, tenant, in_production=in_production))
+            if tenant in versions:
+                proposals.append(propose(settings, tenant, versions[tenant], card_of=card_of))
         except Exception as error:  # noqa: BLE001  # the other tenants are checked all the same
             errors.append(error)
-    return outcomes, errors
+    return outcomes, proposals, errors
+
+
+def _proposal_lines(proposals: Sequence[Proposals]) -> list[str]:
+    """What is new, a line each."""
+    return [
+        *(f"{r.tenant_id}: train anew? {r} (request {r.request_id})" for p in proposals for r in p.proposed),
+        *(f"{r.tenant_id}: {r.model} is trained anew by policy" for p in proposals for r in p.approved),
+        *(
+            f"{r.tenant_id}: {r.model} is not trained anew: {r.reason}"
+            for p in proposals
+            for r in p.withdrawn
+        ),
+    ]
 
 
 @check_app.command("models")
@@ -179,7 +208,8 @@ def check_models_command(
     """Check the live forecasts of the models in production; fails while a finding is open.
 
     Finds errors and biases unlike those of the weeks before, bands that do not hold what they say, and
-    models that have issued nothing for longer than usual. What is well again is resolved.
+    models that have issued nothing for longer than usual. What is well again is resolved. Where it is time to
+    train a model anew, that is proposed (`ai-hub retrain list`).
     """
     from ai_hub.cli.errors import explain
     from ai_hub.db.transactions import transaction
@@ -192,12 +222,17 @@ def check_models_command(
                 " UNION SELECT tenant_id FROM model_findings WHERE resolved_at IS NULL ORDER BY 1"
             ).fetchall()
         tenant = [name for (name,) in rows]
-    outcomes, errors = _check(settings, tenant)
+    outcomes, proposals, errors = _check(settings, tenant)
     errors += [each.problem for each in outcomes if each.problem is not None]
     if as_json:
         changes = ("open", "new", "resolved")
+        proposed = {each.tenant: [r.as_dict() for r in each.proposed] for each in proposals}
         found = [
-            {"tenant": each.tenant, **{k: [f.as_dict() for f in getattr(each, k)] for k in changes}}
+            {
+                "tenant": each.tenant,
+                **{k: [f.as_dict() for f in getattr(each, k)] for k in changes},
+                "proposed": proposed.get(each.tenant, []),
+            }
             for each in outcomes
         ]
         typer.echo(json.dumps(found, indent=2))
@@ -205,6 +240,8 @@ def check_models_command(
         for each in outcomes:
             for finding in each.open:
                 typer.echo(f"{each.tenant}: {finding}")
+        for line in _proposal_lines(proposals):
+            typer.echo(line)
         new, resolved = (sum(len(getattr(each, k)) for each in outcomes) for k in ("new", "resolved"))
         typer.echo(f"{len(outcomes):,} tenants checked: {new:,} findings are new, {resolved:,} resolved")
     for error in errors[:-1]:

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ai_hub.jobs.queue import Job
+    from ai_hub.jobs.worker import Task
 
-jobs_app = typer.Typer(name="jobs", no_args_is_help=True, help="Durable jobs, such as exports.")
+jobs_app = typer.Typer(
+    name="jobs", no_args_is_help=True, help="Durable jobs, such as exports and training anew."
+)
 app.add_typer(jobs_app)
 JobId = Annotated[UUID, typer.Argument(help="as `ai-hub jobs list` shows it")]
 Tenant = Annotated[str, typer.Option("--tenant", help="tenant of the job")]
@@ -42,6 +45,13 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
+class Kind(StrEnum):
+    """What a worker can do."""
+
+    EXPORT = "export"
+    RETRAIN = "retrain"
+
+
 @app.command("worker")
 @app.command("export-worker", hidden=True)  # its name while exports were the only jobs
 def worker_command(
@@ -50,10 +60,18 @@ def worker_command(
     while_stdin_open: Annotated[
         bool, typer.Option("--while-stdin-open", help="exit when standard input is closed")
     ] = False,
+    kind: Annotated[
+        list[Kind] | None, typer.Option("--kind", help="only such jobs; may be repeated [default: all]")
+    ] = None,
 ) -> None:
-    """Run the jobs of all tenants until stopped; SIGTERM requeues a running job."""
+    """Run the jobs of all tenants until stopped; SIGTERM requeues a running job.
+
+    Training waits for the end of a step before it is requeued. Without MLFLOW_TRACKING_URI nothing is
+    trained.
+    """
     from ai_hub.api import logs
     from ai_hub.exports.task import ExportTask
+    from ai_hub.forecasting.retrain_task import RetrainTask
     from ai_hub.jobs.worker import Worker
     from ai_hub.settings import ServiceSettings
 
@@ -62,7 +80,11 @@ def worker_command(
     with interruptible() as stop:
         if while_stdin_open:
             threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
-        Worker(settings, [ExportTask(settings)], stop).run(once=once)
+        tasks: list[Task] = [ExportTask(settings)]
+        if settings.mlflow_tracking_uri:
+            tasks.append(RetrainTask(settings))
+        chosen = [task for task in tasks if not kind or task.kind in kind]
+        Worker(settings, chosen, stop).run(once=once)
 
 
 @jobs_app.command("list")

@@ -96,6 +96,7 @@ from ai_hub.cli import (
     models,
     people,
     registry,
+    retrain,
     servers,
     tenants,
 )

@@ -33,7 +33,7 @@ from ai_hub.registry.versions import LATEST, NoSuchVersionError
 from ai_hub.times import from_micros
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from matplotlib.axes import Axes
     from mlflow.models.model import ModelInfo
@@ -49,12 +49,26 @@ _ASSETS_SHOWN: Final = 4
 _ISSUES_SHOWN: Final = 7
 
 
-def log_day_ahead(tenant: str, trained: TrainedDayAhead, *, register: bool) -> Logged:
+def log_day_ahead(
+    tenant: str,
+    trained: TrainedDayAhead,
+    *,
+    register: bool,
+    tags: Mapping[str, str] | None = None,
+    on_logged: Callable[[], None] = lambda: None,
+) -> Logged:
     """Log one run into the tenant's workspace, and register its model if asked.
 
     A failure leaves the run behind, marked as failed; nothing is registered then.
+
+    Args:
+        tenant: whose.
+        trained: what.
+        register: whether it becomes a version.
+        tags: more of the run and the version.
+        on_logged: called right before the registration.
     """
-    tags = _tags(trained.card)
+    tags = _tags(trained.card) | dict(tags or {})
     with tracked_run(tenant, trained.name, tags) as run:
         window = trained.window
         mlflow.log_params(
@@ -70,6 +84,7 @@ def log_day_ahead(tenant: str, trained: TrainedDayAhead, *, register: bool) -> L
         mlflow.log_dict(trained.references, "feast_features.json")  # type: ignore[arg-type]  # a list is fine
         model = _log_model(trained.model, trained.card)
         _log_backtest(trained.backtest, trained.card, f"{trained.name}, tenant {tenant}", model.model_id)
+    on_logged()
     version = register_model(trained.name, model, tags) if register else None
     return logged(tenant, run, version)
 

@@ -12,6 +12,7 @@ from itertools import compress, pairwise
 from operator import itemgetter
 from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from uuid import UUID
 
 import structlog
 from prometheus_client import Counter
@@ -98,11 +99,13 @@ class ModelFinding:
     detail: Mapping[str, Any] = field(hash=False)
     detected_at: datetime | None = None
     resolved_at: datetime | None = None
+    finding_id: UUID | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The finding for JSON."""
         times = {name: getattr(self, name) for name in ("since", "detected_at", "resolved_at")}
         return {
+            "finding_id": self.finding_id and str(self.finding_id),
             "model": self.model,
             "kind": self.kind.value,
             **self.detail,
@@ -271,7 +274,7 @@ FROM (
 ) AS newest
 ORDER BY issued_at DESC
 """
-_COLUMNS: Final = "model, kind, since, detail, detected_at, resolved_at"
+_COLUMNS: Final = "model, kind, since, detail, detected_at, resolved_at, finding_id"
 _FIND: Final = f"""
 SELECT {_COLUMNS} FROM model_findings
 WHERE tenant_id = %(tenant)s AND (NOT %(only_open)s OR resolved_at IS NULL)
@@ -343,7 +346,19 @@ def check_models(
             else:
                 outcome.resolved += [_finding(row) for row in connection.execute(_RESOLVE, key)]
         outcome.open = find(connection, tenant, only_open=True)
-    log = structlog.wrap_logger(
+    log = event_log()
+    for each in outcome.new:
+        _CHANGES.labels(each.kind.value, "opened").inc()
+        log.warning("model.finding_opened", tenant=tenant, **each.as_dict())
+    for each in outcome.resolved:
+        _CHANGES.labels(each.kind.value, "resolved").inc()
+        log.info("model.finding_resolved", tenant=tenant, **each.as_dict())
+    return outcome
+
+
+def event_log() -> structlog.BoundLogger:
+    """A log of events in JSON on standard error."""
+    log: structlog.BoundLogger = structlog.wrap_logger(
         structlog.PrintLogger(sys.stderr),
         processors=[
             structlog.processors.add_log_level,
@@ -352,13 +367,7 @@ def check_models(
         ],
         wrapper_class=structlog.BoundLogger,
     )
-    for each in outcome.new:
-        _CHANGES.labels(each.kind.value, "opened").inc()
-        log.warning("model.finding_opened", tenant=tenant, **each.as_dict())
-    for each in outcome.resolved:
-        _CHANGES.labels(each.kind.value, "resolved").inc()
-        log.info("model.finding_resolved", tenant=tenant, **each.as_dict())
-    return outcome
+    return log
 
 
 def _judge_all(

@@ -92,6 +92,27 @@ def production_versions(tenant: str) -> list[ModelVersion]:
     return sorted(found, key=lambda version: version.model)
 
 
+def card_of(version: ModelVersion) -> ModelCard:
+    """What a version with a horizon was trained on and how, through this machine's model cache.
+
+    Raises:
+        ConflictError: it has no horizon, or a file is not what was registered.
+        UnusableCacheError: the cache cannot be used.
+    """
+    loader, cached = loader_of(version)
+    with loader.files(cached):
+        return _with_horizon(version, loader.card(cached))
+
+
+def _with_horizon(version: ModelVersion, card: ModelCard | None) -> ModelCard:
+    if card is None or card.horizon_hours is None:
+        raise ConflictError(
+            f"{version.model} {version.semantic_version or version.version} does not forecast ahead.",
+            hint=how_to_train(version.tenant),
+        )
+    return card
+
+
 def load(version: ModelVersion) -> LoadedDayAhead:
     """A version with a horizon, its files verified, through this machine's model cache.
 
@@ -101,12 +122,7 @@ def load(version: ModelVersion) -> LoadedDayAhead:
     """
     loader, cached = loader_of(version)
     with loader.files(cached) as folder:
-        card = loader.card(cached)
-        if card is None or card.horizon_hours is None:
-            raise ConflictError(
-                f"{version.model} {version.semantic_version or version.version} does not forecast ahead.",
-                hint=how_to_train(version.tenant),
-            )
+        card = _with_horizon(version, loader.card(cached))
         return LoadedDayAhead(DayAheadModel.load(folder / _FOLDER), card, version)
 
 

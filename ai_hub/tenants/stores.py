@@ -36,6 +36,7 @@ TABLES: Final = (
     *("timeseries_data", "register_readings", "jobs", "analyses", "weather_features"),
     *("covariates", "covariate_series"),
     *("forecasts", "forecast_runs", "forecast_scores", "forecast_scores_due", "model_findings"),
+    *("retrain_requests", "retrain_policies"),
     *("data_findings", "data_checks_due", "quarantined_rows", "quality_policies"),
     *(
         "backfill_files",

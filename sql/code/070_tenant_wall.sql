@@ -67,7 +67,7 @@ BEGIN
         'forecast_advanced_features', 'forecast_advanced_feature_versions',
         'anomaly_detection_features', 'anomaly_detection_feature_versions',
         'quality_policies', 'quarantined_rows', 'data_findings', 'jobs', 'feature_exports',
-        'forecast_runs', 'forecasts', 'forecast_scores', 'model_findings', 'analyses'
+        'forecast_runs', 'forecasts', 'forecast_scores', 'model_findings', 'analyses', 'retrain_requests', 'retrain_policies'
     ] LOOP
         definition := format('SELECT * FROM public.%I', relation);
         IF relation = 'feature_exports' THEN
@@ -89,7 +89,7 @@ $$;
 CREATE VIEW tenant_wall.feature_hours AS SELECT hour FROM public.feature_hours;
 GRANT SELECT ON tenant_wall.feature_hours TO ai_hub_service, ai_hub_tenant;
 
--- The service's only writes: jobs, forecasts and other answers, each of the tenant of its transaction.
+-- The service's only writes: jobs, forecasts and other answers, decisions on retraining, each of the tenant of its transaction.
 ALTER VIEW tenant_wall.jobs SET (check_option = local);
 ALTER VIEW tenant_wall.forecast_runs SET (check_option = local);
 ALTER VIEW tenant_wall.forecasts SET (check_option = local);
@@ -101,6 +101,10 @@ ALTER VIEW tenant_wall.analyses SET (check_option = local);
 GRANT INSERT, DELETE ON tenant_wall.analyses TO ai_hub_service;
 ALTER TABLE analyses ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON analyses USING (tenant_id = (SELECT tenant_wall.current_tenant()));
+ALTER VIEW tenant_wall.retrain_requests SET (check_option = local);
+GRANT UPDATE (status, decided_by, decided_at, reason, ended_at) ON tenant_wall.retrain_requests TO ai_hub_service;
+ALTER TABLE retrain_requests ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own_tenant ON retrain_requests USING (tenant_id = (SELECT tenant_wall.current_tenant()));
 
 -- Hashes, to compare keys with.
 GRANT SELECT ON api_keys TO ai_hub_service;

@@ -76,7 +76,7 @@ def promote_day_ahead(tenant: str, assets: Sequence[str], *, model: str = MODEL,
     )
     registry.ensure_tenant(tenant)
     tags = day_ahead_tracking._tags(facts)
-    with _client_of_its_own():
+    with client_of_its_own():
         with tracked_run(tenant, model, tags):
             logged = day_ahead_tracking._log_model(fitted, facts)
         register_model(model, logged, tags)
@@ -84,7 +84,7 @@ def promote_day_ahead(tenant: str, assets: Sequence[str], *, model: str = MODEL,
 
 
 @contextmanager
-def _client_of_its_own() -> Iterator[None]:
+def client_of_its_own() -> Iterator[None]:
     """What a command that trains sets for its whole process, taken back: the tests of this one go on."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", os.environ["MLFLOW_TRACKING_URI"])

@@ -176,6 +176,12 @@ def _fill(dsn: str) -> None:
                 [tenant, value],
             )
             here.execute(
+                "INSERT INTO retrain_requests (tenant_id, model, version, evidence)"
+                " VALUES (%s, 'm', 1, jsonb_build_object('age', %s::float8))",
+                [tenant, value],
+            )
+            here.execute("INSERT INTO retrain_policies VALUES (%s, 'm', true)", [tenant])
+            here.execute(
                 "INSERT INTO analyses VALUES (gen_random_uuid(), %s, 'anomalies', %s, 'iqr', '{}', now())",
                 [tenant, asset],
             )

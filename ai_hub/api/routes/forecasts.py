@@ -191,6 +191,7 @@ async def get_findings(
         tenant_id=tenant,
         findings=[
             ModelFindingOf(
+                finding_id=each.finding_id,
                 model_name=each.model,
                 kind=each.kind.value,
                 since=each.since,

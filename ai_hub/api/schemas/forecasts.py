@@ -191,6 +191,7 @@ class ModelFindingOf(BaseModel):
 
     model_config = ConfigDict(protected_namespaces=())
 
+    finding_id: UUID
     model_name: str
     kind: Literal["error", "bias", "coverage", "stale"]
     value: float = Field(description="MAE, bias or share within the band; hours without a forecast if stale")

@@ -28,7 +28,7 @@ RELATIONS = (
     *("forecast_advanced_features", "forecast_advanced_feature_versions", "anomaly_detection_features"),
     *("anomaly_detection_feature_versions", "quarantined_rows", "data_findings", "feature_exports", "jobs"),
     *("hourly_values", "quality_policies", "covariates", "covariate_series", "forecasts", "forecast_runs"),
-    *("forecast_scores", "model_findings", "analyses"),
+    *("forecast_scores", "model_findings", "analyses", "retrain_requests", "retrain_policies"),
 )
 #: Tables with tenants in them that are in nobody's scope: what the database itself works with.
 OUTSIDE = {

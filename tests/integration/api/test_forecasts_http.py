@@ -466,10 +466,14 @@ def test_findings__of_models__are_those_of_the_tenant(place: Place) -> None:
     path = "/ai/forecasts/findings"
     found = place.call("GET", path)
     assert found.status_code == 200, found.text
-    assert found.json() == {
+    answer = found.json()
+    finding_id = answer["findings"][0]["finding_id"]
+    assert UUID(finding_id)
+    assert answer == {
         "tenant_id": place.tenant,
         "findings": [
             {
+                "finding_id": finding_id,
                 "model_name": "m",
                 "kind": "error",
                 "value": 4,

@@ -80,6 +80,12 @@ def check(settings: Settings, tenant: str, now: datetime = PRESENT) -> Outcome:
     return check_models(settings, tenant, in_production=lambda _: ["ahead"], now=now)
 
 
+def in_production(tenant: str) -> list[Any]:
+    """What the registry says."""
+    fields = {"semantic_version": None, "registered_at": datetime.now(UTC), "tags": {}}
+    return [SimpleNamespace(tenant=tenant, model="ahead", version=3, **fields)]
+
+
 def test_findings__are_opened_once_and_resolved_and_of_one_tenant(
     connection: Connection[Any], settings: Settings, tenant: str, other: str
 ) -> None:
@@ -218,7 +224,7 @@ def test_forecast_run__that_follows__says_what_is_found(
     connection: Connection[Any], database: str, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIMESCALE_DSN", database)
-    monkeypatch.setattr(production, "production_versions", lambda _: [SimpleNamespace(model="ahead")])
+    monkeypatch.setattr(production, "production_versions", in_production)
     connection.execute("DELETE FROM forecast_scores WHERE tenant_id = %s", [tenant])
     fill(connection, tenant, datetime.now(UTC).date())
     connection.execute("UPDATE forecast_scores SET covered = 10 WHERE tenant_id = %s", [tenant])
@@ -258,7 +264,7 @@ def test_check_models_command__says_what_is_open_and_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TIMESCALE_DSN", database)
-    monkeypatch.setattr(production, "production_versions", lambda _: [SimpleNamespace(model="ahead")])
+    monkeypatch.setattr(production, "production_versions", in_production)
     connection.execute("DELETE FROM forecast_scores WHERE tenant_id = ANY (%s)", [[tenant, other]])
     for owner in (tenant, other):
         fill(connection, owner, datetime.now(UTC).date())
@@ -271,12 +277,15 @@ def test_check_models_command__says_what_is_open_and_fails(
     assert found.exit_code == 1, found.output
     assert f"{tenant}: ahead: error above its own history" in found.output
     assert "2 tenants checked: 1 findings are new, 0 resolved" in found.output
-    (event,) = (json.loads(line) for line in found.stderr.splitlines())
+    event, proposed = (json.loads(line) for line in found.stderr.splitlines())
     assert (event["event"], event["tenant"], event["kind"]) == ("model.finding_opened", tenant, "error")
+    assert (proposed["event"], proposed["tenant"]) == ("model.retraining_proposed", tenant)
+    assert proposed["evidence"]["error"]["finding_id"] == event["finding_id"]
     # no forecasts are left, the finding is
     of_all = CliRunner().invoke(app, ["check", "models"])
     assert of_all.exit_code == 1, of_all.output
     assert f"{tenant}: ahead: error above its own history" in of_all.output
     healthy = CliRunner().invoke(app, ["check", "models", "--tenant", other, "--json"])
     assert healthy.exit_code == 0, healthy.output
-    assert json.loads(healthy.stdout) == [{"tenant": other, "open": [], "new": [], "resolved": []}]
+    nothing: dict[str, list[Any]] = {"open": [], "new": [], "resolved": [], "proposed": []}
+    assert json.loads(healthy.stdout) == [{"tenant": other, **nothing}]

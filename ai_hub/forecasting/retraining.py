@@ -1,0 +1,527 @@
+"""Requests to train models in production anew: proposed by rule, decided by a person or by policy."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping  # of dataclasses
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from prometheus_client import Counter
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from ai_hub.db.transactions import transaction
+from ai_hub.errors import ConflictError, NotFoundError
+from ai_hub.forecasting import findings
+from ai_hub.forecasting.findings import Thresholds, event_log
+from ai_hub.forecasting.log import Role
+from ai_hub.jobs import queue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import psycopg
+
+    from ai_hub.forecasting.card import ModelCard
+    from ai_hub.forecasting.findings import ModelFinding
+    from ai_hub.registry import ModelVersion
+    from ai_hub.settings import Settings
+
+#: Kind of the jobs.
+KIND: Final = "retrain"
+#: Who decides where a policy does.
+BY_POLICY: Final = "policy"
+#: Without the tenant: a name in a metric is readable by all who read metrics.
+_CHANGES: Final = Counter(
+    "ai_hub_retrain_requests",
+    "Requests to train a model anew that were proposed, approved, rejected or withdrawn",
+    ["change"],
+)
+_DAY: Final = timedelta(days=1)
+_WEEK: Final = timedelta(days=7)
+#: Readings that a new meter must have before it is a reason to train.
+_HISTORY: Final = timedelta(weeks=4)
+#: Meters that evidence names.
+_NAMED: Final = 20
+#: Meters that a line names.
+_SHOWN: Final = 3
+
+
+class Cause(StrEnum):
+    """Why a model should be trained anew, the heaviest first."""
+
+    #: a finding: its error is above its own history
+    ERROR = "error"
+    #: the load of meters has left its own history; never alone, only beside an error
+    DRIFT = "drift"
+    #: it was registered long ago
+    AGE = "age"
+    #: there are meters that it was not trained on
+    ASSETS = "assets"
+    #: somebody asks for it
+    REQUEST = "request"
+
+
+class Status(StrEnum):
+    """What has become of a request."""
+
+    PROPOSED = "proposed"
+    #: its job waits or runs
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    #: the version that it is about left production before anybody decided
+    WITHDRAWN = "withdrawn"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When a model is trained anew, and who decides it."""
+
+    #: a proposal is approved at once; the new version gets as far as Staging, never further
+    automatic: bool = False
+    max_age_days: int = 180
+    #: days without a proposal after a request has ended
+    cooldown_days: int = 14
+
+    def as_dict(self) -> dict[str, Any]:
+        """The policy for JSON."""
+        return {"approval": "automatic" if self.automatic else "manual"} | {
+            name: getattr(self, name) for name in ("max_age_days", "cooldown_days")
+        }
+
+
+_POLICY: Final = """
+SELECT
+    (array_agg(automatic ORDER BY model DESC) FILTER (WHERE automatic IS NOT NULL))[1],
+    (array_agg(max_age_days ORDER BY model DESC) FILTER (WHERE max_age_days IS NOT NULL))[1],
+    (array_agg(cooldown_days ORDER BY model DESC) FILTER (WHERE cooldown_days IS NOT NULL))[1]
+FROM retrain_policies WHERE tenant_id = %s AND model IN ('', %s)
+"""
+_SAVE_POLICY: Final = """
+INSERT INTO retrain_policies AS stored (tenant_id, model, automatic, max_age_days, cooldown_days)
+VALUES (%(tenant)s, %(model)s, %(automatic)s, %(max_age_days)s, %(cooldown_days)s)
+ON CONFLICT (tenant_id, model) DO UPDATE SET
+    automatic = coalesce(excluded.automatic, stored.automatic),
+    max_age_days = coalesce(excluded.max_age_days, stored.max_age_days),
+    cooldown_days = coalesce(excluded.cooldown_days, stored.cooldown_days)
+"""
+
+
+def find_policy(connection: psycopg.Connection[Any], tenant: str, model: str = "") -> Policy:
+    """The policy of a model: each value its own, else that of the tenant's models, else the default."""
+    row = connection.execute(_POLICY, [tenant, model]).fetchone()
+    values = zip(("automatic", "max_age_days", "cooldown_days"), row or (), strict=False)
+    return Policy(**{name: value for name, value in values if value is not None})
+
+
+def save_policy(
+    connection: psycopg.Connection[Any], tenant: str, model: str = "", **values: bool | int | None
+) -> Policy:
+    """Set the fields that are not None, of one model or (without a name) of all; returns the new policy."""
+    unset = dict.fromkeys(("automatic", "max_age_days", "cooldown_days"))
+    connection.execute(_SAVE_POLICY, {"tenant": tenant, "model": model, **unset, **values})
+    return find_policy(connection, tenant, model)
+
+
+@dataclass(frozen=True)
+class RetrainRequest:
+    """One row. Times are in UTC."""
+
+    request_id: UUID
+    tenant_id: str
+    model: str
+    #: in production when it was proposed
+    version: int
+    semantic_version: str | None
+    #: by cause
+    evidence: Mapping[str, Any] = field(hash=False)
+    status: str
+    proposed_at: datetime
+    decided_by: str | None
+    decided_at: datetime | None
+    reason: str | None
+    ended_at: datetime | None
+    #: what was registered
+    new_version: int | None
+    new_semantic_version: str | None
+    error: str | None
+
+    @property
+    def causes(self) -> list[Cause]:
+        """Why, the heaviest first."""
+        return [cause for cause in Cause if cause in self.evidence]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The request for JSON."""
+        plain = {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in asdict(self).items()
+        }
+        return {
+            "tenant": plain.pop("tenant_id"),
+            **plain,
+            "request_id": str(self.request_id),
+            "causes": [each.value for each in self.causes],
+        }
+
+    @property
+    def why(self) -> str:
+        """Its causes, for a reader."""
+        return "; ".join(map(self._text, self.causes))
+
+    def __str__(self) -> str:
+        """One line."""
+        number = f"{self.version}" + (f" ({self.semantic_version})" if self.semantic_version else "")
+        return f"{self.model} {number}: {self.why}"
+
+    def _text(self, cause: Cause) -> str:
+        evidence = self.evidence[cause]
+        match cause:
+            case Cause.ERROR:
+                return "error above its own history: MAE {value:.3g}, usually {usual:.3g}".format(**evidence)
+            case Cause.DRIFT:
+                named = evidence["meters"][:_SHOWN]
+                text = ", ".join("{asset} {value:.3g}, usually {usual:.3g}".format(**each) for each in named)
+                return f"the load of {evidence['count']} meters has changed: {text}"
+            case Cause.AGE:
+                return "trained {days} days ago, at most {limit} are allowed".format(**evidence)
+            case Cause.ASSETS:
+                more = " and others" if evidence["count"] > _SHOWN else ""
+                return f"{evidence['count']} new meters: {', '.join(evidence['names'][:_SHOWN])}{more}"
+            case Cause.REQUEST:
+                return f"{evidence['by']} asks: {evidence['reason']}"
+
+    @property
+    def outcome(self) -> str:
+        """What has become of it, for a reader."""
+        match self.status:
+            case Status.COMPLETED:
+                return f"completed: version {self.new_version} ({self.new_semantic_version}) in Staging"
+            case Status.FAILED:
+                return f"failed: {self.error}"
+            case Status.PROPOSED:
+                return "waits for a decision"
+        return f"{self.status} by {self.decided_by}" + (f": {self.reason}" if self.reason else "")
+
+
+_COLUMNS: Final = ", ".join(RetrainRequest.__dataclass_fields__)
+_FIND: Final = f"""
+SELECT {_COLUMNS} FROM retrain_requests
+WHERE tenant_id = %(tenant)s AND (%(model)s::text IS NULL OR model = %(model)s)
+    AND (%(status)s::text IS NULL OR status = %(status)s)
+ORDER BY proposed_at DESC, request_id LIMIT %(limit)s
+"""  # noqa: S608  # constants
+_ONE: Final = f"SELECT {_COLUMNS} FROM retrain_requests WHERE tenant_id = %s AND request_id = %s"  # noqa: S608
+# One open request a model; none while the last one that was decided is young, unless somebody asks.
+_PROPOSE: Final = f"""
+INSERT INTO retrain_requests (tenant_id, model, version, semantic_version, evidence)
+SELECT %(tenant)s, %(model)s, %(version)s, %(semantic_version)s, %(evidence)s
+WHERE NOT EXISTS (
+    SELECT FROM retrain_requests
+    WHERE tenant_id = %(tenant)s AND model = %(model)s AND status IN ('rejected', 'completed', 'failed')
+        AND ended_at > %(cooled_since)s
+)
+ON CONFLICT (tenant_id, model) WHERE status IN ('proposed', 'approved') DO NOTHING
+RETURNING {_COLUMNS}
+"""  # noqa: S608  # constants
+_DECIDE: Final = f"""
+UPDATE retrain_requests
+SET status = %(status)s, decided_by = %(by)s, decided_at = now(), reason = %(reason)s,
+    ended_at = CASE WHEN %(status)s <> 'approved' THEN now() END
+WHERE tenant_id = %(tenant)s AND request_id = %(request_id)s AND status = 'proposed'
+RETURNING {_COLUMNS}
+"""  # noqa: S608  # constants
+
+
+def find_all(
+    connection: psycopg.Connection[Any],
+    tenant: str,
+    *,
+    model: str | None = None,
+    status: str | None = None,
+    limit: int | None = None,
+) -> list[RetrainRequest]:
+    """A tenant's requests, newest first."""
+    values = {"tenant": tenant, "model": model, "status": status, "limit": limit}
+    with connection.cursor(row_factory=class_row(RetrainRequest)) as cursor:
+        return cursor.execute(_FIND, values).fetchall()
+
+
+def find(connection: psycopg.Connection[Any], tenant: str, request_id: UUID) -> RetrainRequest:
+    """A request of the tenant.
+
+    Raises:
+        NotFoundError: it has none with this id.
+    """
+    with connection.cursor(row_factory=class_row(RetrainRequest)) as cursor:
+        request = cursor.execute(_ONE, [tenant, request_id]).fetchone()
+    if request is None:
+        raise NotFoundError(
+            f"Tenant {tenant} has no request {request_id} to train anew.",
+            hint=f"`ai-hub retrain list --tenant {tenant}` shows those there are.",
+        )
+    return request
+
+
+def approve(
+    connection: psycopg.Connection[Any], tenant: str, request_id: UUID, *, by: str, reason: str | None = None
+) -> RetrainRequest:
+    """Approve a proposal and put its job into the queue, in the connection's transaction.
+
+    Raises:
+        NotFoundError: the tenant has no such request.
+        ConflictError: it is decided already.
+    """
+    request = _decide(connection, tenant, request_id, Status.APPROVED, by=by, reason=reason)
+    # the same id: `ai-hub jobs` knows it by that of the request
+    arguments = {"model": request.model}
+    queue.defer(
+        connection,
+        queue.NewJob(request_id, KIND, tenant, arguments, queueing_lock=request.model, created_by=by),
+    )
+    return request
+
+
+def reject(
+    connection: psycopg.Connection[Any], tenant: str, request_id: UUID, *, by: str, reason: str
+) -> RetrainRequest:
+    """Reject a proposal.
+
+    Raises:
+        NotFoundError: the tenant has no such request.
+        ConflictError: it is decided already.
+    """
+    return _decide(connection, tenant, request_id, Status.REJECTED, by=by, reason=reason)
+
+
+def _decide(
+    connection: psycopg.Connection[Any],
+    tenant: str,
+    request_id: UUID,
+    status: Status,
+    *,
+    by: str,
+    reason: str | None,
+) -> RetrainRequest:
+    values = {"tenant": tenant, "request_id": request_id, "status": status, "by": by, "reason": reason}
+    with connection.cursor(row_factory=class_row(RetrainRequest)) as cursor:
+        decided = cursor.execute(_DECIDE, values).fetchone()
+    if decided is None:
+        request = find(connection, tenant, request_id)
+        hint = f"`ai-hub jobs cancel {request_id} --tenant {tenant}` ends its job."
+        raise ConflictError(
+            f"Request {request_id} is {request.status} already.",
+            hint=hint if request.status == Status.APPROVED else "Only a proposed one can be decided.",
+        )
+    return decided
+
+
+def announce(change: Status, request: RetrainRequest) -> None:
+    """Count a change that is committed, and write it to the log: an event in JSON on standard error."""
+    _CHANGES.labels(change.value).inc()
+    write = event_log().warning if change is Status.PROPOSED else event_log().info
+    write(f"model.retraining_{change.value}", **request.as_dict())
+
+
+@dataclass
+class Proposals:
+    """What has come of a look at a tenant's models in production."""
+
+    tenant: str
+    proposed: list[RetrainRequest] = field(default_factory=list)
+    #: those of `proposed` whose policy is automatic
+    approved: list[RetrainRequest] = field(default_factory=list)
+    withdrawn: list[RetrainRequest] = field(default_factory=list)
+
+
+def propose(
+    settings: Settings,
+    tenant: str,
+    versions: Sequence[ModelVersion],
+    *,
+    card_of: Callable[[ModelVersion], ModelCard],
+    now: datetime | None = None,
+) -> Proposals:
+    """Propose to train those models anew that the rules say it of, and withdraw proposals that are over.
+
+    Args:
+        settings: of the database.
+        tenant: whose.
+        versions: all its versions with a horizon in production.
+        card_of: what a version was trained on; asked where there are meters that are younger than it.
+        now: default: the present time.
+    """
+    now = now or datetime.now(UTC)
+    with transaction(settings) as connection:
+        evidence = {
+            version.model: _evidence(connection, settings, tenant, version, now) for version in versions
+        }
+        new = {version.model: _new_meters(connection, version) for version in versions}
+    for version in versions:
+        # the registry is asked between transactions: on the embedded server they hold up all others
+        if (candidates := new[version.model]) and (names := _untrained(candidates, card_of(version))):
+            evidence[version.model][Cause.ASSETS] = {"count": len(names), "names": names[:_NAMED]}
+    outcome = Proposals(tenant)
+    with transaction(settings) as connection:
+        outcome.withdrawn = _withdraw(connection, tenant, versions)
+        for version in sorted(versions, key=lambda each: each.model):
+            if evidence[version.model]:
+                _propose(connection, version, evidence[version.model], now, outcome)
+    for change in (Status.WITHDRAWN, Status.PROPOSED, Status.APPROVED):
+        for request in getattr(outcome, change.value):
+            announce(change, request)
+    return outcome
+
+
+def propose_by_hand(settings: Settings, version: ModelVersion, *, by: str, reason: str) -> RetrainRequest:
+    """Propose to train a model anew because somebody asks, whatever the rules and the cool-down say.
+
+    Raises:
+        ConflictError: a request about the model is open.
+    """
+    evidence = {Cause.REQUEST: {"by": by, "reason": reason}}
+    outcome = Proposals(version.tenant)
+    with transaction(settings) as connection:
+        _propose(connection, version, evidence, None, outcome)
+    if not outcome.proposed:
+        raise ConflictError(
+            f"A request to train {version.model} anew is open.",
+            hint=f"`ai-hub retrain list --tenant {version.tenant}` shows it.",
+        )
+    for change in (Status.PROPOSED, Status.APPROVED):
+        for request in getattr(outcome, change.value):
+            announce(change, request)
+    return (outcome.approved or outcome.proposed)[0]
+
+
+def _propose(
+    connection: psycopg.Connection[Any],
+    version: ModelVersion,
+    evidence: Mapping[Cause, Any],
+    now: datetime | None,
+    outcome: Proposals,
+) -> None:
+    """Add what is proposed, and approved at once, to `outcome`; without `now` no cool-down holds."""
+    policy = find_policy(connection, version.tenant, version.model)
+    values = {
+        "tenant": version.tenant,
+        "model": version.model,
+        "version": version.version,
+        "semantic_version": version.semantic_version,
+        "evidence": Jsonb(dict(evidence)),
+        "cooled_since": now - policy.cooldown_days * _DAY if now else datetime.max.replace(tzinfo=UTC),
+    }
+    with connection.cursor(row_factory=class_row(RetrainRequest)) as cursor:
+        request = cursor.execute(_PROPOSE, values).fetchone()
+    if request is None:
+        return
+    outcome.proposed.append(request)
+    if policy.automatic:
+        outcome.approved.append(approve(connection, request.tenant_id, request.request_id, by=BY_POLICY))
+
+
+def _withdraw(
+    connection: psycopg.Connection[Any], tenant: str, versions: Sequence[ModelVersion]
+) -> list[RetrainRequest]:
+    present = {version.model: version.version for version in versions}
+    return [
+        _decide(
+            connection,
+            tenant,
+            request.request_id,
+            Status.WITHDRAWN,
+            by="ai-hub",
+            reason=f"version {request.version} is no longer in production",
+        )
+        for request in find_all(connection, tenant, status=Status.PROPOSED)
+        if present.get(request.model) != request.version
+    ]
+
+
+def _evidence(
+    connection: psycopg.Connection[Any],
+    settings: Settings,
+    tenant: str,
+    version: ModelVersion,
+    now: datetime,
+) -> dict[Cause, Any]:
+    """By cause, but for new meters."""
+    found: dict[Cause, Any] = {}
+    for finding in findings.find(connection, tenant, only_open=True):
+        if finding.model == version.model and finding.kind is findings.Kind.ERROR:
+            found[Cause.ERROR] = {
+                "finding_id": str(finding.finding_id),
+                "since": finding.since.isoformat(),
+                **finding.detail,
+            }
+            if drifted := _drifted(connection, settings, tenant, finding, now):
+                found[Cause.DRIFT] = {"count": len(drifted), "meters": drifted[:_NAMED]}
+    limit = find_policy(connection, tenant, version.model).max_age_days
+    if (days := (now - version.registered_at) // _DAY) > limit:
+        found[Cause.AGE] = {"days": days, "limit": limit, "trained_at": version.registered_at.isoformat()}
+    return found
+
+
+# Weeks of seven days before today, the newest is 0. The same hour of several issues counts as often.
+_LEVELS: Final = """
+SELECT asset_id, (%(today)s::date - 1 - day) / 7, sum(actual) / sum(hours)
+FROM forecast_scores AS scores JOIN assets USING (tenant_id, asset_id)
+WHERE tenant_id = %(tenant)s AND model = %(model)s AND role = %(role)s
+    AND scores.unit = coalesce(feature_unit, '') AND day >= %(start)s AND day < %(today)s
+GROUP BY 1, 2
+"""
+
+
+def _drifted(
+    connection: psycopg.Connection[Any],
+    settings: Settings,
+    tenant: str,
+    finding: ModelFinding,
+    now: datetime,
+) -> list[dict[str, Any]]:
+    """Meters whose mean absolute load of the last week is unlike that of the weeks before a finding."""
+    thresholds, today = Thresholds.of(settings), now.astimezone(UTC).date()
+    start = finding.since.date() - thresholds.weeks * _WEEK
+    values = {"tenant": tenant, "model": finding.model, "role": Role.LIVE, "today": today, "start": start}
+    levels: dict[str, dict[int, float]] = defaultdict(dict)
+    for asset, week, level in connection.execute(_LEVELS, values):
+        levels[asset][week] = level
+    drifted = []
+    for asset, weeks in sorted(levels.items()):
+        usual = [level for week, level in weeks.items() if today - week * _WEEK <= finding.since.date()]
+        if 0 not in weeks or len(usual) < thresholds.fewest_weeks:
+            continue
+        mean = fmean(usual)
+        # more than rounding
+        limit = max(thresholds.sigmas * stdev(usual), 1e-9 * mean)
+        if abs(weeks[0] - mean) > limit:
+            drifted.append({"asset": asset, "value": weeks[0], "usual": mean, "limit": limit})
+    return drifted
+
+
+_NEW_METERS: Final = """
+SELECT asset_id, feature_unit FROM assets JOIN asset_spans AS spans USING (tenant_id, asset_id)
+WHERE tenant_id = %s AND kind = %s AND assets.created_at > %s AND spans.first_hour + %s <= spans.last_hour
+ORDER BY asset_id
+"""
+
+
+def new_meters(connection: psycopg.Connection[Any], version: ModelVersion, card: ModelCard) -> list[str]:
+    """Meters of a version's kind and unit that came after it, and have some weeks of readings."""
+    return _untrained(_new_meters(connection, version), card)
+
+
+def _untrained(meters: Sequence[tuple[str, str | None]], card: ModelCard) -> list[str]:
+    return [asset for asset, unit in meters if unit == card.unit and asset not in card.assets]
+
+
+def _new_meters(connection: psycopg.Connection[Any], version: ModelVersion) -> list[tuple[str, str | None]]:
+    values = [version.tenant, version.tags.get("kind"), version.registered_at, _HISTORY]
+    return connection.execute(_NEW_METERS, values).fetchall()

@@ -1,0 +1,396 @@
+"""Requests to train anew: proposed by rule with their evidence, decided once, of one tenant alone."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from statistics import fmean, stdev
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from prometheus_client import REGISTRY
+from typer.testing import CliRunner
+
+from ai_hub.cli.main import app
+from ai_hub.db import connect
+from ai_hub.db.tenant_scope import as_tenant
+from ai_hub.db.transactions import transaction
+from ai_hub.errors import ConflictError, NotFoundError
+from ai_hub.forecasting import production, retraining
+from ai_hub.forecasting.findings import Kind, check_models, find
+from ai_hub.forecasting.retraining import Cause, Policy, Proposals, RetrainRequest, Status
+from ai_hub.jobs import queue
+from ai_hub.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from psycopg import Connection
+
+DAY = timedelta(days=1)
+PRESENT = datetime(2026, 10, 12, 6, tzinfo=UTC)
+TRAINED = PRESENT - 100 * DAY
+
+
+@pytest.fixture
+def connection(database: str) -> Iterator[Connection[Any]]:
+    with connect(database, autocommit=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def other(tenant: str) -> str:
+    return f"{tenant}-other"
+
+
+@pytest.fixture
+def settings(database: str, connection: Connection[Any], tenant: str, other: str) -> Settings:
+    """Of a database in which two tenants have a model of the same name and 300 days of its scores."""
+    for owner in (tenant, other):
+        fill(connection, owner, PRESENT)
+    return Settings(timescale_dsn=database)  # type: ignore[arg-type]
+
+
+def fill(connection: Connection[Any], owner: str, present: datetime) -> None:
+    """Two meters, the errors and loads of which vary by 3 % and 2 %."""
+    for asset in ("a", "b"):
+        connection.execute(
+            "INSERT INTO assets (tenant_id, asset_id, kind, unit, created_at)"
+            " VALUES (%s, %s, 'electricity', 'kW', %s)",
+            [owner, asset, TRAINED - DAY],
+        )
+    connection.execute(
+        "INSERT INTO forecast_scores (tenant_id, asset_id, day, model, version, role, unit, lead_hours,"
+        " hours, error, absolute, squared, actual, banded, covered, width)"
+        " SELECT %s, asset, %s::date - number, 'ahead', 3, 'live', 'kW', lead, 24, 0,"
+        "  24 * (2 + 0.06 * sin(number)), 99, 24 * (10 + 0.2 * sin(number / 5.0)), 24, 19, 99"
+        " FROM generate_series(1, 300) AS number, unnest(ARRAY['a', 'b']) AS asset,"
+        "  unnest(ARRAY[0, 6]) AS lead",
+        [owner, present.date()],
+    )
+
+
+def change(connection: Connection[Any], tenant: str, column: str, factor: float, asset: str = "a") -> None:
+    """Of the last week."""
+    connection.execute(
+        f"UPDATE forecast_scores SET {column} = {column} * %s"  # type: ignore[arg-type]  # noqa: S608  # of this file
+        " WHERE tenant_id = %s AND asset_id = %s AND day >= %s",
+        [factor, tenant, asset, PRESENT.date() - 7 * DAY],
+    )
+
+
+def version_of(tenant: str, **fields: Any) -> Any:
+    """What the registry says of the version in production."""
+    return SimpleNamespace(
+        **{
+            "tenant": tenant,
+            "model": "ahead",
+            "version": 3,
+            "semantic_version": "v1.0.2",
+            "registered_at": TRAINED,
+            "tags": {"kind": "electricity"},
+        }
+        | fields
+    )
+
+
+def propose(settings: Settings, tenant: str, now: datetime = PRESENT, **fields: Any) -> Proposals:
+    check_models(settings, tenant, in_production=lambda _: ["ahead"], now=now)
+    return retraining.propose(
+        settings,
+        tenant,
+        [version_of(tenant, **fields)],
+        card_of=lambda _: SimpleNamespace(unit="kW", assets=["a", "b"]),  # type: ignore[return-value,arg-type]
+        now=now,
+    )
+
+
+def only(outcome: Proposals) -> RetrainRequest:
+    (request,) = outcome.proposed
+    return request
+
+
+def test_error__is_proposed_with_its_finding(
+    connection: Connection[Any], settings: Settings, tenant: str, other: str
+) -> None:
+    assert propose(settings, tenant) == Proposals(tenant)
+    change(connection, tenant, "absolute", 3)
+    request = only(propose(settings, tenant))
+    (finding,) = find(connection, tenant, only_open=True)
+    assert finding.kind is Kind.ERROR
+    assert (request.model, request.version, request.semantic_version) == ("ahead", 3, "v1.0.2")
+    assert request.causes == [Cause.ERROR]
+    assert request.evidence == {
+        "error": {
+            "finding_id": str(finding.finding_id),
+            "since": finding.since.isoformat(),
+            **finding.detail,
+        }
+    }
+    assert str(request) == "ahead 3 (v1.0.2): error above its own history: MAE 4.01, usually 2"
+    # one that is open is enough, whatever else is found
+    assert propose(settings, tenant, registered_at=PRESENT - 999 * DAY) == Proposals(tenant)
+    assert propose(settings, other) == Proposals(other)
+
+
+def levels(connection: Connection[Any], tenant: str, asset: str) -> list[float]:
+    """Mean load by week, the newest first, the slow way."""
+    rows = connection.execute(
+        "SELECT day, actual, hours FROM forecast_scores WHERE tenant_id = %s AND asset_id = %s",
+        [tenant, asset],
+    ).fetchall()
+    found = []
+    for week in range(27):
+        end = PRESENT.date() - 7 * week * DAY
+        of_week = [(actual, hours) for day, actual, hours in rows if end - 7 * DAY <= day < end]
+        found.append(sum(actual for actual, _ in of_week) / sum(hours for _, hours in of_week))
+    return found
+
+
+def test_drift__is_proposed_with_an_error_and_never_alone(
+    connection: Connection[Any], settings: Settings, tenant: str
+) -> None:
+    change(connection, tenant, "actual", 1.6)
+    assert propose(settings, tenant) == Proposals(tenant)
+    change(connection, tenant, "absolute", 3)
+    request = only(propose(settings, tenant))
+    assert request.causes == [Cause.ERROR, Cause.DRIFT]
+    last, *usual = levels(connection, tenant, "a")
+    (meter,) = request.evidence["drift"]["meters"]
+    assert meter == {
+        "asset": "a",
+        "value": pytest.approx(last),
+        "usual": pytest.approx(fmean(usual)),
+        "limit": pytest.approx(4 * stdev(usual)),
+    }
+    assert request.evidence["drift"]["count"] == 1
+    assert "the load of 1 meters has changed: a 16.2, usually 9.99" in str(request)
+
+
+@pytest.mark.parametrize(("days", "causes"), [(180, []), (181, [Cause.AGE])])
+@pytest.mark.usefixtures("connection")
+def test_age__above_the_policy(settings: Settings, tenant: str, days: int, causes: list[Cause]) -> None:
+    outcome = propose(settings, tenant, registered_at=PRESENT - days * DAY)
+    assert [cause for request in outcome.proposed for cause in request.causes] == causes
+    with transaction(settings) as owner:
+        retraining.save_policy(owner, tenant, max_age_days=days - 1)
+    if not causes:
+        assert only(propose(settings, tenant, registered_at=PRESENT - days * DAY)).evidence == {
+            "age": {"days": days, "limit": days - 1, "trained_at": (PRESENT - days * DAY).isoformat()}
+        }
+
+
+def test_new_meters__of_its_kind_and_unit_with_a_history(
+    connection: Connection[Any], settings: Settings, tenant: str
+) -> None:
+    def add(asset: str, kind: str = "electricity", unit: str = "kW", *, days: int, age: int = 50) -> None:
+        connection.execute(
+            "INSERT INTO assets (tenant_id, asset_id, kind, unit, created_at) VALUES (%s, %s, %s, %s, %s)",
+            [tenant, asset, kind, unit, PRESENT - age * DAY],
+        )
+        connection.execute(
+            "INSERT INTO asset_spans (tenant_id, asset_id, first_hour, last_hour) VALUES (%s, %s, %s, %s)",
+            [tenant, asset, PRESENT - days * DAY, PRESENT],
+        )
+
+    add("gas", "gas", days=60)
+    add("other unit", unit="bar", days=60)
+    add("young", days=27)
+    add("older than the version", days=60, age=101)
+    assert propose(settings, tenant) == Proposals(tenant)
+    add("c", days=28)
+    add("b2", days=300)
+    request = only(propose(settings, tenant))
+    assert request.evidence == {"assets": {"count": 2, "names": ["b2", "c"]}}
+    assert str(request) == "ahead 3 (v1.0.2): 2 new meters: b2, c"
+
+
+def test_request__is_decided_once_and_followed_by_a_pause(
+    connection: Connection[Any], settings: Settings, tenant: str, other: str
+) -> None:
+    change(connection, tenant, "absolute", 3)
+    request = only(propose(settings, tenant))
+    with as_tenant(connection, other):
+        assert retraining.find_all(connection, tenant) == []
+        with pytest.raises(NotFoundError):
+            retraining.approve(connection, tenant, request.request_id, by="somebody")
+    with as_tenant(connection, other), pytest.raises(NotFoundError):
+        retraining.reject(connection, other, request.request_id, by="somebody", reason="no")
+    with as_tenant(connection, tenant):
+        rejected = retraining.reject(connection, tenant, request.request_id, by="ann", reason="holidays")
+        assert rejected.outcome == "rejected by ann: holidays"
+    with as_tenant(connection, tenant), pytest.raises(ConflictError, match="is rejected already"):
+        retraining.approve(connection, tenant, request.request_id, by="ann")
+    assert propose(settings, tenant) == Proposals(tenant)
+
+    def age(days: float) -> None:
+        connection.execute(
+            "UPDATE retrain_requests SET ended_at = %s WHERE request_id = %s",
+            [PRESENT - days * DAY, request.request_id],
+        )
+
+    age(13.9)
+    assert propose(settings, tenant) == Proposals(tenant)
+    age(14.1)
+    again = only(propose(settings, tenant))
+    # somebody else's version is in production
+    outcome = propose(settings, tenant, version=4)
+    assert [each.request_id for each in outcome.withdrawn] == [again.request_id]
+    assert only(outcome).version == 4
+
+
+def test_approved__has_a_job_whose_end_is_its_own(
+    connection: Connection[Any], settings: Settings, tenant: str
+) -> None:
+    request = retraining.propose_by_hand(settings, version_of(tenant), by="ann", reason="new heat pumps")
+    assert request.evidence == {"request": {"by": "ann", "reason": "new heat pumps"}}
+    with pytest.raises(ConflictError, match="is open"):
+        retraining.propose_by_hand(settings, version_of(tenant), by="ann", reason="again")
+    with as_tenant(connection, tenant):
+        approved = retraining.approve(connection, tenant, request.request_id, by="bob", reason="go")
+        job = queue.find(connection, tenant, request.request_id)
+    assert (approved.status, approved.decided_by, approved.reason) == (Status.APPROVED, "bob", "go")
+    assert (job.kind, job.status, job.arguments, job.created_by) == (
+        *(retraining.KIND, "pending"),
+        *({"model": "ahead"}, "bob"),
+    )
+
+    def found() -> tuple[Any, ...]:
+        with as_tenant(connection, tenant):
+            each = retraining.find(connection, tenant, request.request_id)
+        return each.status, each.new_version, each.new_semantic_version, each.error, each.ended_at is not None
+
+    def job_is(**values: Any) -> None:
+        assignments = ", ".join(f"{name} = %({name})s" for name in values)
+        with as_tenant(connection, tenant):
+            connection.execute(
+                f"UPDATE jobs SET {assignments} WHERE job_id = %(job)s",  # type: ignore[arg-type]  # noqa: S608
+                values | {"job": request.request_id},
+            )
+
+    job_is(status="running")
+    assert found() == (Status.APPROVED, None, None, None, False)
+    job_is(status="failed", error="no readings", completed_at=PRESENT)
+    assert found() == (Status.FAILED, None, None, "no readings", True)
+    with as_tenant(connection, tenant):
+        queue.retry(connection, tenant, request.request_id)
+    assert found() == (Status.APPROVED, None, None, None, False)
+    with as_tenant(connection, tenant):
+        queue.cancel(connection, tenant, request.request_id)
+    # while another one is open, the first stays as it is
+    retraining.propose_by_hand(settings, version_of(tenant), by="ann", reason="again")
+    with as_tenant(connection, tenant), pytest.raises(ConflictError, match="Another job"):
+        queue.retry(connection, tenant, request.request_id)
+    connection.execute("DELETE FROM retrain_requests WHERE status = 'proposed' AND tenant_id = %s", [tenant])
+    with as_tenant(connection, tenant):
+        queue.retry(connection, tenant, request.request_id)
+    result = json.dumps({"version": 7, "semantic_version": "v1.1.0"})
+    job_is(status="completed", result=result, completed_at=PRESENT)
+    assert found() == (Status.COMPLETED, 7, "v1.1.0", None, True)
+
+
+def test_policy__of_the_model_then_of_the_tenant_then_the_default(
+    connection: Connection[Any], settings: Settings, tenant: str, other: str
+) -> None:
+    assert retraining.find_policy(connection, tenant, "ahead") == Policy()
+    retraining.save_policy(connection, tenant, automatic=True, cooldown_days=3)
+    assert retraining.save_policy(connection, tenant, "ahead", max_age_days=30) == Policy(
+        automatic=True, max_age_days=30, cooldown_days=3
+    )
+    assert retraining.save_policy(connection, tenant, "quiet", automatic=False) == Policy(cooldown_days=3)
+    assert retraining.find_policy(connection, other, "ahead") == Policy()
+    # of another tenant it is proposed, of this one approved, too
+    outcome = propose(settings, tenant)
+    assert [each.decided_by for each in outcome.approved] == ["policy"]
+    assert only(outcome).causes == [Cause.AGE]
+    with as_tenant(connection, tenant):
+        assert queue.find(connection, tenant, only(outcome).request_id).status == "pending"
+    change(connection, other, "absolute", 3)
+    assert propose(settings, other).approved == []
+
+
+def test_service__decides_on_nothing_else(
+    connection: Connection[Any], settings: Settings, tenant: str
+) -> None:
+    retraining.propose_by_hand(settings, version_of(tenant), by="ann", reason="why not")
+    for statement in (
+        "INSERT INTO retrain_requests (tenant_id, model, version, evidence) VALUES (%s, 'm', 1, '[1]')",
+        "UPDATE retrain_requests SET evidence = '{\"age\": 1}' WHERE tenant_id = %s",
+        "UPDATE retrain_policies SET automatic = true WHERE tenant_id = %s",
+        "DELETE FROM retrain_requests WHERE tenant_id = %s",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), as_tenant(connection, tenant):
+            connection.execute(statement, [tenant])  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def command(
+    database: str,
+    settings: Settings,
+    connection: Connection[Any],
+    tenant: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    """Runs `ai-hub` in this database, with a model in production."""
+    del settings
+    monkeypatch.setenv("TIMESCALE_DSN", database)
+    now = datetime.now(UTC)
+    version = version_of(tenant, registered_at=now - 200 * DAY)
+    monkeypatch.setattr(production, "production_versions", lambda _: [version])
+    connection.execute("DELETE FROM forecast_scores WHERE tenant_id = %s", [tenant])
+
+    def run(*arguments: str, code: int = 0) -> Any:
+        result = CliRunner().invoke(app, [*arguments, "--tenant", tenant])
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+def count(change: Status) -> float:
+    return REGISTRY.get_sample_value("ai_hub_retrain_requests_total", {"change": change.value}) or 0
+
+
+def test_commands__from_a_check_to_a_decision(command: Any, tenant: str) -> None:
+    before = count(Status.PROPOSED), count(Status.APPROVED)
+    checked = command("check", "models")
+    assert f"{tenant}: train anew? ahead 3 (v1.0.2): trained 200 days ago" in checked.stdout
+    (event,) = (json.loads(line) for line in checked.stderr.splitlines())
+    assert (event["event"], event["tenant"], event["causes"]) == (
+        "model.retraining_proposed",
+        tenant,
+        ["age"],
+    )
+    (found,) = json.loads(command("retrain", "list", "--json").stdout)
+    assert found["status"] == "proposed"
+    assert "waits for a decision" in command("retrain", "list").stdout
+    assert f"request_id: {found['request_id']}" in command("retrain", "show", found["request_id"]).stdout
+    assert "nothing is proposed" in command("retrain", "propose").stdout
+    said = command("retrain", "approve", found["request_id"], "--reason", "spring")
+    assert said.stdout.startswith("ahead: approved by ")
+    assert (count(Status.PROPOSED), count(Status.APPROVED)) == (before[0] + 1, before[1] + 1)
+    again = command("retrain", "reject", found["request_id"], "--reason", "no", code=1)
+    assert isinstance(again.exception, ConflictError)
+    assert "ai-hub jobs cancel" in str(again.exception)
+    unknown = command("retrain", "approve", str(uuid4()), code=1)
+    assert isinstance(unknown.exception, NotFoundError)
+    assert json.loads(command("retrain", "list", "--status", "proposed", "--json").stdout) == []
+
+
+def test_commands__that_propose_by_hand_and_set_the_policy(command: Any) -> None:
+    assert "approval: manual" in command("retrain", "policy").stdout
+    command("retrain", "policy", "--approval", "automatic", "--max-age-days", "300")
+    assert json.loads(command("retrain", "policy", "--model", "ahead", "--json").stdout) == {
+        "approval": "automatic",
+        "max_age_days": 300,
+        "cooldown_days": 14,
+    }
+    assert "nothing is proposed" in command("retrain", "propose").stdout
+    command("retrain", "propose", "ahead", code=1)
+    command("retrain", "propose", "nobody", "--reason", "why", code=1)
+    command("retrain", "propose", "ahead", "--reason", "new heat pumps")
+    (found,) = json.loads(command("retrain", "list", "--json").stdout)
+    assert (found["status"], found["decided_by"]) == ("approved", "policy")
