@@ -16,7 +16,17 @@ from ai_hub.api.admission import Admission, Limits
 from ai_hub.api.http_protocol import ONLINE_ENDPOINT
 from ai_hub.api.observability import RequestLog, install_tracing, is_tracing_on
 from ai_hub.api.paths import PAGE, templates_of
-from ai_hub.api.routes import anomalies, assets, explanations, exports, features, forecasts, health, models
+from ai_hub.api.routes import (
+    anomalies,
+    assets,
+    explanations,
+    exports,
+    features,
+    forecasts,
+    health,
+    models,
+    retraining,
+)
 from ai_hub.api.services import open_services
 from ai_hub.settings import ServiceSettings, Settings
 
@@ -121,7 +131,7 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
         generate_unique_id_function=lambda route: route.name,
     )
     errors.install(app)
-    for module in (features, forecasts, exports, assets, anomalies, models, explanations, health):
+    for module in (features, forecasts, exports, assets, anomalies, models, retraining, explanations, health):
         app.include_router(module.router)
     app.mount(PAGE, _Page(packages=[("ai_hub.api", "page")], html=True))
     # a request passes the last added first

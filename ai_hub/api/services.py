@@ -33,6 +33,8 @@ from ai_hub.settings import ServiceSettings, Settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    import psycopg
+
     from ai_hub.access.principal import Scope
     from ai_hub.api.registry_service import RegistryService
 
@@ -102,6 +104,27 @@ class AssetRepository:
 
 
 T = TypeVar("T")
+
+
+class TenantTransactions:
+    """Short transactions of one tenant, with the service's login, beside the event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._limiter = anyio.CapacityLimiter(_THREADS)
+
+    async def __call__(self, tenant: str, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+        """What `work` returns, in a transaction that is committed by then.
+
+        Raises:
+            ServiceDownError: the database does not answer.
+        """
+
+        def run() -> T:
+            with transaction(self._settings, tenant) as connection:
+                return work(connection)
+
+        return await anyio.to_thread.run_sync(run, limiter=self._limiter)
 
 
 class RegistryExecutor:
@@ -187,6 +210,7 @@ class Services:
     assets: AssetRepository
     analyses: AnalysisRepository
     computations: Computations
+    retraining: TenantTransactions
 
 
 @asynccontextmanager
@@ -213,6 +237,7 @@ async def open_services(options: ServiceSettings, settings: Settings) -> AsyncIt
             AssetRepository(settings),
             AnalysisRepository(settings),
             Computations(),
+            TenantTransactions(settings),
         )
 
 

@@ -53,6 +53,8 @@ MODEL = "load-forecast"
 FEATURES = ("hour_of_day", "lag_1h", "lag_24h")
 #: The forecast of the examples.
 FORECAST = "0193d4a1-7c00-7000-8000-0b8a6c1f2e90"
+#: The requests to train anew of the examples: one to approve, one to reject.
+RETRAINING = ("5f0c4a0e-3b1d-4c57-9d35-0b8a6c1f2e90", "d2b7c1e4-90a3-4f6e-8b52-7c1d0e9f3a64")
 #: Limits of rates have tests of their own.
 _GENEROUS = {"rate_limit_per_s": 100_000, "unauthenticated_per_s": 100_000}
 _HISTORY = timedelta(days=9)
@@ -86,6 +88,7 @@ def city_works(feast_apply: object, tmp_path_factory: pytest.TempPathFactory) ->
     add_export(dsn)
     add_detection(dsn)
     add_explanation(dsn)
+    add_retraining(dsn)
     write_export(settings)
     for tenant in (TENANT, OTHER):
         registry.ensure_tenant(tenant)
@@ -170,6 +173,17 @@ def add_detection(dsn: str) -> None:
             "INSERT INTO analyses VALUES (%s, %s, 'anomalies', %s, 'iqr', %s, %s) ON CONFLICT DO NOTHING",
             [DETECTION, TENANT, ASSETS[0], Json(answer), now],
         )
+
+
+def add_retraining(dsn: str) -> None:
+    """The requests to train anew of the examples, about models that are nowhere."""
+    with connect(dsn) as connection:
+        for request_id in RETRAINING:
+            connection.execute(
+                "INSERT INTO retrain_requests (request_id, tenant_id, model, version, evidence)"
+                " VALUES (%s, %s, %s, 1, %s) ON CONFLICT DO NOTHING",
+                [request_id, TENANT, f"old-{request_id[:4]}", Json({"age": {"days": 200, "limit": 180}})],
+            )
 
 
 def add_explanation(dsn: str) -> None:

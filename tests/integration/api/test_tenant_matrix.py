@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable  # a field of a dataclass
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -30,6 +31,7 @@ from ai_hub.db import connect
 from ai_hub.db.tenant_scope import as_tenant
 from ai_hub.features import newest
 from ai_hub.features.materialize import materialize
+from ai_hub.forecasting.retraining import propose_by_hand
 from ai_hub.registry import ensure_tenant, tenant_scope
 from ai_hub.registry.registering import FOLDER
 from ai_hub.settings import ServiceSettings, Settings
@@ -61,6 +63,8 @@ class Place:
     explanation_id: str = ""
     forecast_id: str = ""
     run_id: str = ""
+    #: one to approve, and one to reject
+    retrain_ids: tuple[str, str] = ("", "")
     tried: Counter[str] = field(default_factory=Counter)
 
     def call(self, key: str | None, method: str, path: str, **arguments: Any) -> httpx.Response:
@@ -90,6 +94,13 @@ def _model(
     place: Place, tenant: str, method: str, suffix: str = "", **more: Any
 ) -> tuple[str, str, dict[str, Any]]:
     return method, f"/ai/models/{tenant}:{place.model}:v1.0.0{suffix}", more
+
+
+def _retraining(
+    place: Place, tenant: str, method: str, decision: str = "", **more: Any
+) -> tuple[str, str, dict[str, Any]]:
+    request_id = place.retrain_ids[decision == "/reject"]
+    return method, f"/ai/retraining/{request_id}{decision}", {"params": {"tenant_id": tenant}, **more}
 
 
 SERIES = [{"timestamp": f"2026-01-01T0{hour}:00:00Z", "value": hour} for hour in range(9)]
@@ -175,6 +186,18 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         Scope.FORECASTS_WRITE,
         lambda _, tenant: ("POST", "/ai/forecast", {"json": {"tenant_id": tenant, "asset_id": "1"}}),
     ),
+    ("GET", "/ai/retraining"): Operation(
+        Scope.MODELS_READ, lambda _, tenant: ("GET", "/ai/retraining", {"params": {"tenant_id": tenant}})
+    ),
+    ("GET", "/ai/retraining/{request_id}"): Operation(
+        Scope.MODELS_READ, lambda p, tenant: _retraining(p, tenant, "GET")
+    ),
+    ("POST", "/ai/retraining/{request_id}/approve"): Operation(
+        Scope.MODELS_REGISTER, lambda p, tenant: _retraining(p, tenant, "POST", "/approve", json={"reason": "so"})
+    ),
+    ("POST", "/ai/retraining/{request_id}/reject"): Operation(
+        Scope.MODELS_REGISTER, lambda p, tenant: _retraining(p, tenant, "POST", "/reject", json={"reason": "so"})
+    ),
     ("POST", "/ai/features/export"): Operation(
         Scope.EXPORTS_WRITE,
         lambda _, tenant: (
@@ -199,7 +222,14 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         Scope.MODELS_DELETE, lambda p, t: _model(p, t, "DELETE", "?force=true")
     ),
 }  # fmt: skip
-LISTS = ("/ai/features/exports", "/ai/models/", "/ai/assets", "/ai/anomalies", "/ai/forecasts")
+LISTS = (
+    "/ai/features/exports",
+    "/ai/models/",
+    "/ai/assets",
+    "/ai/anomalies",
+    "/ai/forecasts",
+    "/ai/retraining",
+)
 NAMES = [" ".join(name) for name in OPERATIONS]
 
 
@@ -243,6 +273,7 @@ def place(energy: Energy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         promote_day_ahead(found.victim, ["1"], model=f"ahead-{MARK}")
         materialize(energy.store, newest.Scope([found.victim]))
         found.forecast_id = logged_forecast(found.victim, f"model-{MARK}")
+        found.retrain_ids = _proposed(settings, found.victim), _proposed(settings, found.victim)
         for name in ("done_id", "export_id"):
             made = found.call(
                 "owner", "POST", "/ai/features/export?wait_s=0",
@@ -255,6 +286,12 @@ def place(energy: Energy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield found
 
 
+def _proposed(settings: Settings, tenant: str) -> str:
+    name = f"model-{secrets.token_hex(4)}"
+    version: Any = SimpleNamespace(tenant=tenant, model=name, version=1, semantic_version=None)
+    return str(propose_by_hand(settings, version, by="test", reason=MARK).request_id)
+
+
 def everything() -> dict[str, str]:
     """A digest of each store, whoever's it is."""
     settings = Settings()
@@ -265,6 +302,8 @@ def everything() -> dict[str, str]:
             "forecast_runs",
             "forecasts",
             "jobs",
+            "retrain_requests",
+            "retrain_policies",
             "api_keys",
             "assets",
             "ai_features",
@@ -428,6 +467,8 @@ def test_stores__of_two_tenants__hold_each_its_own(place: Place) -> None:
                 "forecasts",
                 "forecast_scores",
                 "model_findings",
+                "retrain_requests",
+                "retrain_policies",
                 "jobs",
             )
         ]

@@ -22,7 +22,7 @@ from ai_hub.exports.service import KIND
 from ai_hub.features import freshness
 from ai_hub.features.materialize import Pass
 from ai_hub.features.online import cache, database, reader
-from ai_hub.forecasting import findings, service
+from ai_hub.forecasting import findings, retraining, service
 from ai_hub.jobs import queue, worker
 from ai_hub.settings import Settings
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-COUNTING = (app, observability, cache, database, reader, findings, service, queue, worker)
+COUNTING = (app, observability, cache, database, reader, findings, retraining, service, queue, worker)
 FOLDER = compose.ROOT / "monitoring"
 DASHBOARDS = {path.name: json.loads(path.read_text()) for path in FOLDER.glob("grafana/dashboards/*.json")}
 PANELS = [
@@ -172,7 +172,7 @@ def test_panel__has_title_unit_query_and_a_data_source_that_is_provisioned(panel
 
 
 def test_alerts__say_for_how_long_how_bad_and_what() -> None:
-    assert len({rule["alert"] for rule in ALERTS}) == len(ALERTS) == 9
+    assert len({rule["alert"] for rule in ALERTS}) == len(ALERTS) == 10
     for rule in ALERTS:
         assert rule.keys() == {"alert", "expr", "for", "labels", "annotations"}, rule["alert"]
         assert re.fullmatch(r"\d+m", rule["for"]), rule["alert"]
