@@ -34,6 +34,7 @@ from ai_hub.registry.registering import (
 )
 from ai_hub.registry.versions import ModelVersion, require_version, search_newest_first
 from ai_hub.servers import without_secrets
+from mlflow_plugins.gates.comparison import records
 from mlflow_plugins.lifecycle import rules, semver
 from mlflow_plugins.registration.model_metadata import FEATURE_SERVICE
 
@@ -101,6 +102,12 @@ class RegistryService:
         """One version."""
         with _errors_of(model_id.tenant):
             return _response(require_version(*model_id))
+
+    def comparisons(self, model_id: ModelId) -> schemas.ComparisonList:
+        """Comparisons of a version with those that were in production."""
+        with _errors_of(model_id.tenant):
+            version = require_version(*model_id)
+        return schemas.ComparisonList(model_id=str(_id(version)), comparisons=records(version.tags))
 
     def search(
         self, tenant: str, model: str | None, stage: str | None, limit: int, offset: int

@@ -1,4 +1,4 @@
-"""`ai-hub train`, `ai-hub backtest` and `ai-hub predict`."""
+"""`ai-hub train`, `ai-hub backtest`, `ai-hub compare` and `ai-hub predict`."""
 
 from __future__ import annotations
 
@@ -347,6 +347,65 @@ def _record(tenant: str, name: str, card: ModelCard, backtest: Backtest, logged:
     details = {"by": "ai-hub backtest", **({"mlflow_run": logged.run_id} if logged else {})}
     with transaction(common.settings(), tenant) as connection:
         return write_all(connection, backtest_runs(tenant, name, card, backtest, details))
+
+
+@app.command("compare")
+def compare_command(
+    model: Annotated[str, typer.Argument(help="registered model with a horizon", show_default=False)],
+    *,
+    tenant: Tenant,
+    version: Annotated[
+        str, typer.Option("--version", help="a number, a semantic version, or latest: the newest in Staging")
+    ] = "latest",
+    weeks: Annotated[int, typer.Option("--weeks", min=4, help="newest weeks, which both forecast")] = 26,
+    shadow_days: Annotated[
+        int,
+        typer.Option(
+            "--shadow-days",
+            min=0,
+            help="look after so many days of forecasts in shadow, and compare these with their replay",
+        ),
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a version in Staging with the one in production, over weeks that neither was trained on.
+
+    A version that has seen the weeks is represented by its recipe, fitted anew to what was known before them.
+    The registry keeps what is found, for the gate beats_production; there is one look at two versions.
+    """
+    from ai_hub.forecasting.challengers import compare_with_production
+    from mlflow_plugins.gates.comparison import Plan
+
+    with common.console(stderr=True).status("reading the versions") as status:
+        found = compare_with_production(
+            common.settings(),
+            tenant,
+            model,
+            version,
+            weeks=weeks,
+            shadow_days=shadow_days,
+            on_step=lambda step: status.update(Text(step)),
+        )
+    if as_json:
+        typer.echo(json.dumps(found.model_dump(mode="json"), indent=2))
+        return
+    if isinstance(found, Plan):
+        typer.echo(
+            f"Planned at {found.planned_at:%Y-%m-%d %H:%M} UTC: compare again at or after "
+            f"{found.look_at:%Y-%m-%d %H:%M} UTC. Until then run `ai-hub forecast run --follow --shadow`."
+        )
+        return
+    console = common.console()
+    console.print(
+        f"{model} of {tenant}: version {found.challenger.version} beside version {found.production.version} "
+        f"in production, looked at {found.looked_at:%Y-%m-%d %H:%M} UTC",
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = Table(Column(no_wrap=True), Column(overflow="fold"), box=None, show_header=False, pad_edge=False)
+    for name, fact in found.facts().items():
+        table.add_row(name, fact)
+    console.print(table)
 
 
 @app.command("predict")

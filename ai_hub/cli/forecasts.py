@@ -78,6 +78,14 @@ def run_command(
     follow: Annotated[
         bool, typer.Option("--follow", help="forecast at each time of issue, until stopped")
     ] = False,
+    shadow: Annotated[
+        bool,
+        typer.Option(
+            "--shadow/--no-shadow",
+            help="also forecast with all versions in Staging of these models, for the log alone, which "
+            "serves nobody with it",
+        ),
+    ] = False,
     interval: Annotated[
         float, typer.Option("--interval", min=0.1, help="with --follow: seconds between looks at the clock")
     ] = 30,
@@ -89,7 +97,8 @@ def run_command(
 
     With --follow at each time of issue: as the model was trained for, else every step; then, and at least
     once an hour, models are checked as by `ai-hub check models`. Without --asset, meters that are gone or
-    have another unit now are left out. Fails when a model cannot forecast, or no meter at all has a forecast.
+    have another unit now are left out. Fails when a model cannot forecast, or no meter at all has a forecast;
+    what fails in shadow is said.
     """
     from ai_hub.cli.errors import explain
     from ai_hub.imports import without
@@ -98,7 +107,7 @@ def run_command(
         from ai_hub.forecasting.production import Issuer
 
     check_metrics_port(metrics_port, follow=follow)
-    issuer = Issuer(common.settings(), tenant, model or (), asset or ())
+    issuer = Issuer(common.settings(), tenant, model or (), asset or (), shadow)
     if follow:
         from prometheus_client import REGISTRY
 
@@ -115,7 +124,7 @@ def run_command(
         typer.echo(note, err=True)
     if errors:
         raise errors[-1]
-    if all(run.status == "failed" for run in runs):
+    if all(run.status == "failed" for run in runs if run.role == "live"):
         raise typer.Exit(1)
 
 
@@ -254,7 +263,8 @@ def check_models_command(
 
 def _line(run: Run) -> str:
     return (
-        f"{run.tenant}: {run.model} {run.semantic_version or run.version}, issued for "
+        f"{run.tenant}: {run.model} {run.semantic_version or run.version}"
+        f"{' in shadow' if run.role == 'shadow' else ''}, issued for "
         f"{run.issued_at:%Y-%m-%d %H:%MZ}: {len(run.assets):,} meters, {run.leads} steps of "
         f"{run.step.total_seconds() / 60:g} minutes, {run.status}; run {run.run_id}"
     )

@@ -112,6 +112,17 @@ class IssueRows:
             actual_known=None if self.actual_known is None else self.actual_known[index],
         )
 
+    def first(self, leads: int) -> IssueRows:
+        """The rows with their first leads alone."""
+        if leads == self.leads:
+            return self
+        return replace(
+            self,
+            arrays={name: each[:, :leads] for name, each in self.arrays.items()},
+            actual=None if self.actual is None else self.actual[:, :leads],
+            actual_known=None if self.actual_known is None else self.actual_known[:, :leads],
+        )
+
     def known_at(self, delay: Durations) -> Instants:
         """(n, leads): when the actual values were known; `delay` (n,): after the end, if nothing says it."""
         return self.ends + delay[:, None] if self.actual_known is None else self.actual_known

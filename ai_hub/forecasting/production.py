@@ -26,10 +26,10 @@ from ai_hub.registry.metadata import model_metadata
 from ai_hub.registry.versions import search
 from ai_hub.settings import Settings  # of a dataclass
 from ai_hub.times import EPOCH, from_micros
-from mlflow_plugins.lifecycle.rules import PRODUCTION
+from mlflow_plugins.lifecycle.rules import PRODUCTION, STAGING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import psycopg
     from feast import FeatureStore
@@ -84,12 +84,16 @@ def how_to_train(tenant: str) -> str:
 
 def production_versions(tenant: str) -> list[ModelVersion]:
     """Versions with a horizon that are in production, by name."""
-    found = [
+    return sorted(_ahead(search(tenant, stage=PRODUCTION)), key=lambda version: version.model)
+
+
+def _ahead(versions: Iterable[ModelVersion]) -> list[ModelVersion]:
+    """Those with a horizon."""
+    return [
         version
-        for version in search(tenant, stage=PRODUCTION)
+        for version in versions
         if version.tags.get(MAKER_TAG) == MAKER and HORIZON_TAG in version.tags
     ]
-    return sorted(found, key=lambda version: version.model)
 
 
 def card_of(version: ModelVersion) -> ModelCard:
@@ -133,8 +137,11 @@ def read_rows(
     issued_at: datetime,
     *,
     settings: Settings | None = None,
+    all_leads: bool = False,
 ) -> IssueRows:
     """Features of one issue, as known at the time the store is open at; in the order of `assets`.
+
+    They have the leads of the model, or with `all_leads` those of its feature service.
 
     With `settings` the assets are looked up with the service's login inside the tenant scope, as a store of
     `open_tenant_store` reads; else as the owner.
@@ -166,7 +173,8 @@ def read_rows(
             hint=f"`ai-hub asset list --tenant {tenant}` shows those it has.",
         )
     check_units(loaded.label, tenant, card, units)
-    rows = read_issues(store, features, tenant, assets, [issued_at], leads=loaded.model.leads)
+    leads = None if all_leads else loaded.model.leads
+    rows = read_issues(store, features, tenant, assets, [issued_at], leads=leads)
     place = {str(asset): number for number, asset in enumerate(rows.assets)}
     return rows.take(np.array([place[asset] for asset in assets]))
 
@@ -291,15 +299,31 @@ def metadata(loaded: LoadedDayAhead) -> dict[str, Any]:
     }
 
 
+def assets_of(loaded: LoadedDayAhead) -> list[str]:
+    """Assets that it was trained on, without those that are gone or have another unit now."""
+    units = _units(loaded.version.tenant, loaded.card.assets)
+    return [asset for asset in loaded.card.assets if asset in units and units[asset] == loaded.card.unit]
+
+
 class Issued(NamedTuple):
     """What has come of a look at the models in production."""
 
-    #: as they are in the log
+    #: as they are in the log, those in shadow last
     runs: list[Run]
     #: of tenants and models that could not be forecast; the others were
     errors: list[Exception]
     #: what was left out
     notes: list[str]
+
+
+class _Live(NamedTuple):
+    """A live forecast that is in the log, and what it was made of."""
+
+    loaded: LoadedDayAhead
+    run: Run
+    #: with all leads of the feature service, where shadows may need them
+    rows: IssueRows
+    store: FeatureStore
 
 
 @dataclass
@@ -312,7 +336,11 @@ class Issuer:
     models: Sequence[str] = ()
     #: only these; none: those each model was trained on
     assets: Sequence[str] = ()
+    #: also forecast with versions in Staging of the same models, for the log alone
+    shadow: bool = False
     _loaded: dict[tuple[str, str], LoadedDayAhead] = field(default_factory=dict)
+    #: versions in Staging
+    _shadows: dict[tuple[str, str], dict[int, LoadedDayAhead]] = field(default_factory=dict)
 
     def issue_now(self) -> Issued:
         """Forecast with every model from the step under way on.
@@ -329,25 +357,80 @@ class Issuer:
         """
         return self._with_each(self._catch_up)
 
-    def _with_each(self, work: Callable[[LoadedDayAhead, list[str]], Run | None]) -> Issued:
+    def _with_each(self, work: Callable[[LoadedDayAhead, list[str]], _Live | None]) -> Issued:
         issued = Issued([], [], [])
+        made: list[_Live] = []
         for tenant in self.tenants:
             for version in self._versions(tenant, issued.errors):
                 try:
-                    run = work(self._load(version), issued.notes)
+                    live = work(self._load(version), issued.notes)
                 except Exception as error:  # noqa: BLE001  # the other models are forecast all the same
                     issued.errors.append(error)
                 else:
-                    issued.runs.extend([] if run is None else [run])
+                    made += [] if live is None else [live]
+        issued.runs.extend(live.run for live in made)
+        # when all live ones are in the log: they wait for no shadow
+        for live in made if self.shadow else ():
+            issued.runs.extend(self._issue_shadows(live, issued.notes))
         return issued
 
-    def _issue_now(self, loaded: LoadedDayAhead, notes: list[str]) -> Run:
-        run, grid = self._make(loaded, loaded.issue_time(datetime.now(UTC)), notes)
+    def _issue_shadows(self, live: _Live, notes: list[str]) -> list[Run]:
+        """Forecast with the model's versions in Staging what was forecast live; what fails is noted."""
+        version, issued = live.loaded.version, []
+        key = version.tenant, version.model
+        before, self._shadows[key] = self._shadows.get(key, {}), {}
+        try:
+            staged = _ahead(search(*key, stage=STAGING))
+        except Exception as error:  # noqa: BLE001  # the live forecast is in the log
+            notes.append(f"{version.tenant}: {version.model} has no forecasts in shadow: {error}")
+            return []
+        for each in staged:
+            try:
+                present = before.get(each.version)
+                loaded = present if present is not None and present.version == each else load(each)
+                self._shadows[key][each.version] = loaded
+                run, grid = issue(
+                    loaded,
+                    self._shadow_rows(live, loaded),
+                    known_at=live.run.known_at,
+                    role=Role.SHADOW,
+                    details={**self._mark(), "metadata": metadata(loaded), "live": str(live.run.run_id)},
+                )
+                issued.append(self._write(run, grid))
+            except Exception as error:  # noqa: BLE001  # the same, and other versions forecast
+                label = f"{each.model} {each.semantic_version or each.version}"
+                notes.append(f"{each.tenant}: {label} does not forecast in shadow: {error}")
+        return issued
+
+    @staticmethod
+    def _shadow_rows(live: _Live, loaded: LoadedDayAhead) -> IssueRows:
+        """What the live forecast was made of; from the same store where a version takes other features."""
+        rows, inputs = live.rows, loaded.model.recipe.inputs
+        if loaded.card.unit != live.loaded.card.unit:
+            raise ConflictError(
+                f"It was trained in {loaded.card.unit or 'no known unit'}, the version in production in "
+                f"{live.loaded.card.unit or 'no known unit'}."
+            )
+        if (
+            loaded.card.feature_service == live.loaded.card.feature_service
+            and loaded.model.step == rows.step
+            and loaded.model.leads <= rows.leads
+            and {*inputs.scalars} <= {*rows.scalars}
+            and {*inputs.arrays} <= {*rows.arrays}
+        ):
+            return rows.first(loaded.model.leads)
+        return read_rows(live.store, loaded, live.run.assets, live.run.issued_at)
+
+    def _write(self, run: Run, grid: Grid) -> Run:
         with connect(self.settings.require("timescale_dsn"), autocommit=True) as connection:
             log.write(connection, run, grid)
             return log.find_run(connection, run.tenant, run.run_id)
 
-    def _catch_up(self, loaded: LoadedDayAhead, notes: list[str]) -> Run | None:
+    def _issue_now(self, loaded: LoadedDayAhead, notes: list[str]) -> _Live:
+        run, grid, rows, store = self._make(loaded, loaded.issue_time(datetime.now(UTC)), notes)
+        return _Live(loaded, self._write(run, grid), rows, store)
+
+    def _catch_up(self, loaded: LoadedDayAhead, notes: list[str]) -> _Live | None:
         now, tenant = datetime.now(UTC), loaded.version.tenant
         due, step = loaded.due_issue(now), loaded.model.step
         with connect(self.settings.require("timescale_dsn"), autocommit=True) as connection:
@@ -359,7 +442,7 @@ class Issuer:
                 f"forecast run --tenant {tenant} --model {loaded.version.model}` forecasts from now on."
             )
             return None
-        run, grid = self._make(loaded, due, notes)
+        run, grid, rows, store = self._make(loaded, due, notes)
         if np.isnan(grid.values).any() and now < due + _PATIENCE * step:
             return None
         with connect(self.settings.require("timescale_dsn"), autocommit=True) as connection:
@@ -372,7 +455,7 @@ class Issuer:
                 if self._is_issued(connection, loaded, due):
                     return None
                 log.write(connection, run, grid)
-            return log.find_run(connection, tenant, run.run_id)
+            return _Live(loaded, log.find_run(connection, tenant, run.run_id), rows, store)
 
     def _versions(self, tenant: str, errors: list[Exception]) -> list[ModelVersion]:
         """Those to forecast with; adds what is not there to `errors`."""
@@ -399,19 +482,23 @@ class Issuer:
             loaded = self._loaded[key] = load(version)
         return loaded
 
-    def _make(self, loaded: LoadedDayAhead, issued_at: datetime, notes: list[str]) -> tuple[Run, Grid]:
+    def _make(
+        self, loaded: LoadedDayAhead, issued_at: datetime, notes: list[str]
+    ) -> tuple[Run, Grid, IssueRows, FeatureStore]:
         from ai_hub.features.store import open_store  # noqa: PLC0415  # Feast takes seconds
 
         known_at = datetime.now(UTC)
         store = open_store(self.settings, known_at=known_at)
-        rows = read_rows(store, loaded, self.assets or self._own_assets(loaded, notes), issued_at)
-        return issue(loaded, rows, known_at=known_at, details={**self._mark(), "metadata": metadata(loaded)})
+        assets = self.assets or self._own_assets(loaded, notes)
+        rows = read_rows(store, loaded, assets, issued_at, all_leads=self.shadow)
+        details = {**self._mark(), "metadata": metadata(loaded)}
+        run, grid = issue(loaded, rows.first(loaded.model.leads), known_at=known_at, details=details)
+        return run, grid, rows, store
 
     def _own_assets(self, loaded: LoadedDayAhead, notes: list[str]) -> Sequence[str]:
         """Assets that the model was trained on, without those that are gone or have another unit now."""
         card, tenant = loaded.card, loaded.version.tenant
-        units = _units(tenant, card.assets)
-        kept = [asset for asset in card.assets if asset in units and units[asset] == card.unit]
+        kept = assets_of(loaded)
         left = sorted(set(card.assets) - set(kept))
         if left and kept:
             notes.append(

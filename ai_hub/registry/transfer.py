@@ -28,6 +28,7 @@ from ai_hub.registry.versions import ModelVersion, find_version, get_version, hi
 from ai_hub.servers import without_secrets
 from ai_hub.times import to_millis
 from mlflow_plugins.artifacts import manifest
+from mlflow_plugins.gates import comparison
 from mlflow_plugins.lifecycle import semver
 from mlflow_plugins.registration import imports
 from mlflow_plugins.registration.model_metadata import CARD_TAG, FEATURE_SERVICE, METRICS_TAG, MLMODEL
@@ -162,7 +163,12 @@ def _described(version: ModelVersion, folder: Path) -> imports.ExportedVersion:
         format=1,
         origin=_origin(version),
         description=version.description,
-        tags={key: text for key, text in version.tags.items() if key not in _NOT_CARRIED},
+        tags={
+            key: text
+            for key, text in version.tags.items()
+            # numbers of versions are of this registry
+            if key not in _NOT_CARRIED and not key.startswith(comparison.PREFIX)
+        },
         params=metadata["hyperparameters"],
         metrics=metrics,
         run_tags=_run_tags(run),

@@ -224,6 +224,17 @@ def read_version(tenant: str, row: Mapping[str, Any]) -> ModelVersion:
     )
 
 
+def set_tag(version: ModelVersion, key: str, value: str) -> None:
+    """Set a version's tag.
+
+    Raises:
+        ConflictError: it is one that is written once, and has another value.
+        ForbiddenError: the user may not.
+    """
+    body = {"name": version.model, "version": str(version.version), "key": key, "value": value}
+    call("POST", f"{API}/model-versions/set-tag", tenant=version.tenant, json=body)
+
+
 def _metrics(tenant: str, run_id: str | None) -> dict[str, float]:
     if run_id is None:
         return {}

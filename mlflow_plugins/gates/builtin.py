@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from mlflow_plugins.gates import comparison
 from mlflow_plugins.gates.gate import Gate, Verdict, passed, refused
 from mlflow_plugins.registration.model_metadata import is_finite
 from mlflow_plugins.users.permissions import REASON_TAG, UNKNOWN
@@ -288,6 +289,86 @@ class NotWorseGate(Gate):
             **evidence,
             worse_percent=percent,
         )
+
+
+class BeatsProductionGate(Gate):
+    """Over past weeks that neither was trained on, it errs less than the version in Production.
+
+    `ai-hub compare` makes the comparison, once for each pair of versions.
+    """
+
+    name: ClassVar[str] = "beats_production"
+
+    weeks: int = Field(default=26, ge=4, description="weeks of replay at least")
+    max_p: float = Field(default=0.01, gt=0, lt=1, description="one-sided p of the test on weeks is below")
+    min_gain_percent: float = Field(
+        default=2, ge=0, allow_inf_nan=False, description="how much smaller its MAE is at least, in %"
+    )
+    max_group_worse_percent: float = Field(
+        default=5,
+        ge=0,
+        allow_inf_nan=False,
+        description="how much worse it may be for one group of leads or of meters, in %",
+    )
+    shadow_days: int = Field(
+        default=0, ge=0, description="days of live forecasts in shadow that its replay must equal; 0: none"
+    )
+
+    def check(self, candidate: Candidate) -> Verdict:
+        """Judge what the comparison has found."""
+        production = candidate.production
+        if production is None:
+            return passed("Nothing is in Production to compare it with.", production_version=None)
+        command = (
+            f"Run `ai-hub compare {candidate.model} --tenant {candidate.tenant} "
+            f"--version {candidate.version} --weeks {self.weeks}"
+            + (f" --shadow-days {self.shadow_days}`" if self.shadow_days else "`")
+        )
+        if candidate.comparison is None:
+            return refused(
+                f"It was not compared with {production} in Production.",
+                f"{command}.",
+                production_version=production.version,
+            )
+        record = comparison.read_record(candidate.comparison)
+        own = (candidate.version, production.version)
+        if record is None or (record.challenger.version, record.production.version) != own:
+            return refused(
+                f"What was noted of its comparison with {production} cannot be read.",
+                "Register the model anew, and compare that version.",
+                production_version=production.version,
+            )
+        evidence = {"production_version": production.version, "comparison": record.model_dump(mode="json")}
+        if problems := self._problems(record):
+            return refused(
+                f"{record}. {' '.join(problems)}",
+                "There is one look at each pair of versions: train a better one, and compare that.",
+                **evidence,
+            )
+        return passed(f"{record}.", **evidence)
+
+    def _problems(self, record: comparison.Record) -> list[str]:
+        """What falls short of the settings."""
+        found = []
+        if record.weeks < self.weeks:
+            found.append(f"It takes {self.weeks} weeks.")
+        if record.p >= self.max_p:
+            found.append(f"That may be chance: p is not below {self.max_p:g}.")
+        if exact(record.gain_percent) < exact(self.min_gain_percent):
+            found.append(f"It takes a gain of {self.min_gain_percent:g} %.")
+        worst = min(record.groups, key=record.groups.__getitem__, default=None)
+        if worst is not None and exact(-record.groups[worst]) > exact(self.max_group_worse_percent):
+            found.append(
+                f"Its MAE is {-record.groups[worst]:.3g} % more for {worst}, and "
+                f"{self.max_group_worse_percent:g} % is allowed."
+            )
+        if self.shadow_days:
+            shadow = record.shadow
+            problem = (
+                shadow.problem(self.shadow_days) if shadow else "It was compared without days in shadow."
+            )
+            found += [problem] if problem else []
+        return found
 
 
 def _percent(loss: Fraction, theirs: float) -> float | None:

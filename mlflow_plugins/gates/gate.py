@@ -71,6 +71,8 @@ class Candidate:
     #: Checks the version's folder and returns that as evidence (see `manifest.verify`); None without one.
     verify: Callable[..., dict[str, Any] | None]
     find_production: Callable[[], VersionInfo | None]
+    #: What was noted of its comparison with `production`, see `comparison.Record`; None: nothing.
+    comparison: str | None = None
 
     @property
     def version(self) -> int:

@@ -220,7 +220,7 @@ class LifecycleStore(WorkspaceAwareSqlAlchemyStore):
 
     def set_model_version_tag(self, name: str, version: int | str, tag: Any) -> None:
         """Set a tag; what the registry wrote itself cannot be changed."""
-        if tag.key in {own_tags.STAGE, *own_tags.FIXED} and not self.is_prompt(name):
+        if (tag.key == own_tags.STAGE or own_tags.is_kept(tag.key)) and not self.is_prompt(name):
             own_tags.check_stage([tag.key])
             present = self.get_model_version(name, version).tags
             own_tags.check_fixed(present, version, tag.key, tag.value)
@@ -228,7 +228,7 @@ class LifecycleStore(WorkspaceAwareSqlAlchemyStore):
 
     def delete_model_version_tag(self, name: str, version: int | str, key: str) -> None:
         """Delete a tag; what the registry wrote itself stays."""
-        if key in own_tags.FIXED and not self.is_prompt(name):
+        if own_tags.is_kept(key) and not self.is_prompt(name):
             own_tags.check_fixed(self.get_model_version(name, version).tags, version, key, None)
         super().delete_model_version_tag(name, version, key)
 

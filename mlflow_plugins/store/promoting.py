@@ -23,7 +23,7 @@ from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.artifacts.destination import current_destination
 from mlflow_plugins.artifacts.manifest import ManifestDigest
 from mlflow_plugins.errors import conflict
-from mlflow_plugins.gates import policy
+from mlflow_plugins.gates import comparison, policy
 from mlflow_plugins.gates.gate import Assessment, Candidate, Gate, GateResult, Verdict, VersionInfo, refused
 from mlflow_plugins.gates.policy import PolicyError
 from mlflow_plugins.lifecycle import audit, discussions, rules, semver, stages
@@ -84,6 +84,8 @@ class PromotionContext:
     reason: str | None
     registered_by: str | None
     staged_at_ms: int | None
+    #: the tag with the candidate's comparison with production
+    comparison: str | None = None
 
     @property
     def rollback(self) -> bool:
@@ -92,7 +94,9 @@ class PromotionContext:
 
     def still_holds(self, present: PromotionContext, *, production_matters: bool) -> bool:
         """Whether verdicts about this state are true of the `present` one as well."""
-        return self == present if production_matters else self == replace(present, production=self.production)
+        if not production_matters:
+            present = replace(present, production=self.production, comparison=self.comparison)
+        return self == present
 
 
 def read_context(session: Session, model: ModelKey, version: VersionRow, cause: Cause) -> PromotionContext:
@@ -102,6 +106,7 @@ def read_context(session: Session, model: ModelKey, version: VersionRow, cause: 
     if cause.reason is None and (request := discussions.open_request(session, model, version.version)):
         cause = cause._replace(reason=f"{request.text} (requested by {request.actor})")
     inside = stages.versions_of(session, model, rules.PRODUCTION)
+    compared = comparison.record_tag(inside[-1].version) if inside else comparison.PREFIX
     return PromotionContext(
         model=model,
         candidate=registered_version(session, model, version),
@@ -111,6 +116,7 @@ def read_context(session: Session, model: ModelKey, version: VersionRow, cause: 
         reason=cause.reason,
         registered_by=version.user_id,
         staged_at_ms=audit.entered_at(session, model, version.version, rules.STAGING),
+        comparison=stages.tags(session, version, compared).get(compared),
     )
 
 
@@ -281,6 +287,7 @@ def _candidate(store: AbstractStore, context: PromotionContext) -> Candidate:
         now_ms=get_current_time_millis(),
         verify=partial(verify_version, model, context.candidate),
         find_production=lambda: version_info(store, model, production) if production else None,
+        comparison=context.comparison,
     )
 
 

@@ -14,6 +14,7 @@ from mlflow.store.model_registry.dbmodels.models import SqlModelVersion, SqlRegi
 
 from mlflow_plugins.artifacts import manifest
 from mlflow_plugins.errors import bad_input, conflict
+from mlflow_plugins.gates import comparison
 from mlflow_plugins.lifecycle import semver
 from mlflow_plugins.registration import imports, model_metadata, publishing
 
@@ -43,11 +44,22 @@ def check_fixed(present: Mapping[str, str], version: int | str, key: str, value:
     Raises:
         MlflowException: 409.
     """
-    if key not in FIXED or present.get(key) == value:
+    if not is_kept(key) or present.get(key) == value:
+        return
+    if key.startswith(comparison.PREFIX):
+        if key in present:
+            raise conflict(
+                f"Tag {key} of version {version} cannot change, because there is one look at two versions."
+            )
         return
     if key in present:
         raise conflict(f"Tag {key}={present[key]} of version {version} cannot change, because {FIXED[key]}.")
     raise conflict(f"Tag {key} is set at registration and never later, because {FIXED[key]}.")
+
+
+def is_kept(key: str) -> bool:
+    """Whether a tag of a version cannot change once it is there."""
+    return key in FIXED or key.startswith(comparison.PREFIX)
 
 
 def check_stage(keys: Iterable[str]) -> None:

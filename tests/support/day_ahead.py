@@ -47,9 +47,25 @@ def logged_forecast(tenant: str, model: str, asset: str = "1", forecast_id: UUID
 
 def promote_day_ahead(tenant: str, assets: Sequence[str], *, model: str = MODEL, seed: int = 0) -> None:
     """Fit, register and promote a model of kW for the assets."""
+    registry.promote(
+        tenant, model, version=str(register_day_ahead(tenant, assets, model=model, seed=seed)), reason="test"
+    )
+
+
+def register_day_ahead(
+    tenant: str,
+    assets: Sequence[str],
+    *,
+    model: str = MODEL,
+    seed: int = 0,
+    leads: int = 48,
+    unit: str = "kW",
+    trained: tuple[datetime, datetime] | None = None,
+) -> int:
+    """Fit and register a model for the assets; `trained`: what it says it was trained on."""
     store = open_store()
     features = issue_features(store, get_service(store, SERVICE), QUANTILES)
-    inputs, leads = features.recipe.inputs, features.declaration.leads
+    inputs = features.recipe.inputs
     drawn = np.random.default_rng(seed)
     issues = instants(datetime(2025, 1, 1, tzinfo=UTC) + DAY * number for number in range(30))
     shape = (len(issues), leads)
@@ -69,8 +85,8 @@ def promote_day_ahead(tenant: str, assets: Sequence[str], *, model: str = MODEL,
         optional=[*inputs.scalars, *inputs.arrays],
         kind="electricity",
         assets=sorted(assets),
-        unit="kW",
-        horizon_hours=48,
+        unit=unit,
+        horizon_hours=leads,
         step_minutes=60,
         quantiles=list(QUANTILES),
     )
@@ -78,9 +94,10 @@ def promote_day_ahead(tenant: str, assets: Sequence[str], *, model: str = MODEL,
     tags = day_ahead_tracking._tags(facts)
     with client_of_its_own():
         with tracked_run(tenant, model, tags):
+            if trained is not None:
+                mlflow.log_params({"window_start": str(trained[0]), "window_end": str(trained[1])})
             logged = day_ahead_tracking._log_model(fitted, facts)
-        register_model(model, logged, tags)
-    registry.promote(tenant, model, reason="test")
+        return int(register_model(model, logged, tags).version)
 
 
 @contextmanager

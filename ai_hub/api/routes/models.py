@@ -16,6 +16,7 @@ from ai_hub.api import errors, model_ids
 from ai_hub.api.errors import MalformedError, OverloadedError
 from ai_hub.api.model_ids import ModelId, stage_of
 from ai_hub.api.schemas.models import (
+    ComparisonList,
     DeleteResponse,
     ModelList,
     ModelResponse,
@@ -190,6 +191,17 @@ async def get_model(caller: Caller, request: Request, model_id: _Id) -> ModelRes
     """One version: what it is, how good it was, and its stage."""
     version = _require(request, caller, Scope.MODELS_READ, model_id)
     return await services_of(request).models.run_as(caller, lambda registry: registry.find(version))
+
+
+@router.get(
+    "/{model_id}/comparisons",
+    response_model=ComparisonList,
+    responses=errors.responses(400, 401, 403, 404, 422, 429, 503),
+)
+async def list_comparisons(caller: Caller, request: Request, model_id: _Id) -> ComparisonList:
+    """How much less a version errs than those that were in production, as `ai-hub compare` has found it."""
+    version = _require(request, caller, Scope.MODELS_READ, model_id)
+    return await services_of(request).models.run_as(caller, lambda registry: registry.comparisons(version))
 
 
 @router.put(

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from ai_hub.api.schemas.common import ModelName, SemanticVersion, TenantId, Timestamp
 from ai_hub.errors import BadInputError
+from mlflow_plugins.gates.comparison import Record
 
 Text = Annotated[str, Field(max_length=5000)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -323,6 +324,15 @@ class ModelList(BaseModel):
     models: list[ModelResponse]
     total: int = Field(description="how many there are, whatever the limit")
     tenant_id: str
+
+
+class ComparisonList(BaseModel):
+    """Comparisons of a version with those that were in production, the newest look first."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_id: str
+    comparisons: list[Record] = Field(description="gains are in % of the MAE of the version in production")
 
 
 class PromoteRequest(BaseModel):

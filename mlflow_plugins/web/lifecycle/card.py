@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_plugins.artifacts.destination import current_destination, proxied_path
 from mlflow_plugins.errors import is_missing, missing
+from mlflow_plugins.gates import comparison
 from mlflow_plugins.lifecycle import stages
 from mlflow_plugins.registration.model_metadata import logged_model, run_facts
 from mlflow_plugins.store import promoting
@@ -58,6 +59,8 @@ class Card:
     parameters: Mapping[str, str] = field(default_factory=dict)
     features: tuple[str, ...] = ()
     metrics: Metrics = field(default_factory=dict)
+    #: with versions that were in Production, the newest first
+    comparisons: tuple[comparison.Record, ...] = ()
     #: why facts, parameters, features and metrics cannot be shown
     problem: str | None = None
 
@@ -128,6 +131,7 @@ def read(store: LifecycleStore, tenant: str, name: str, number: int) -> Card:
             row.run_id,
             logged_model(registered.source),
             row.creation_time,
+            comparisons=tuple(comparison.records(store.get_model_version(name, number).tags)),
         )
     try:
         found = promoting.version_info(store, model, registered)

@@ -136,6 +136,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         Scope.MODELS_READ, lambda _, tenant: ("GET", "/ai/models/", {"params": {"tenant_id": tenant}})
     ),
     ("GET", "/ai/models/{model_id}"): Operation(Scope.MODELS_READ, lambda p, t: _model(p, t, "GET")),
+    ("GET", "/ai/models/{model_id}/comparisons"): Operation(
+        Scope.MODELS_READ, lambda p, t: _model(p, t, "GET", "/comparisons")
+    ),
     ("GET", "/ai/anomalies"): Operation(
         Scope.FEATURES_READ, lambda _, tenant: ("GET", "/ai/anomalies", {"params": {"tenant_id": tenant}})
     ),

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mlflow.exceptions import MlflowException
 from oracles.lifecycle import Model, refused
+from support.comparisons import record, stand_in
 
 from mlflow_plugins.gates import policy as policy_rules
+from mlflow_plugins.gates.comparison import plan_tag, record_tag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -324,3 +326,37 @@ def _blocking_first(
 
     city_gates.on_check.append(look)
     return seen, entered, release
+
+
+def test_a_comparison_with_production__opens_the_gate_once_it_is_noted_and_stays_as_it_is(
+    model: Model, policy: _Policy
+) -> None:
+    policy("defaults: {beats_production: true}")
+    text = refused(lambda: model.move(2, "Production"))
+    assert text is not None
+    assert "It was not compared with version 1 (v1.0.0) in Production." in text
+    assert f"`ai-hub compare {model.name} --tenant default --version 2 --weeks 26`" in text
+    # what another pair has shown says nothing of this one
+    model.tag(2, record_tag(3), record(production=stand_in(3)).model_dump_json())
+    model.tag(3, record_tag(1), record(challenger=stand_in(3)).model_dump_json())
+    assert refused(lambda: model.move(2, "Production")) == text
+    found = record()
+    for tag in (record_tag(1), plan_tag(1)):
+        model.tag(2, tag, found.model_dump_json())
+        model.tag(2, tag, found.model_dump_json())
+        for change in (
+            lambda tag=tag: model.tag(2, tag, record(gain_percent=50).model_dump_json()),
+            lambda tag=tag: model.store.delete_model_version_tag(model.name, 2, tag),
+        ):
+            told = refused(change)
+            assert told is not None
+            assert "there is one look at two versions" in told
+    model.move(2, "Production")
+    kept = _gates_of(model)["beats_production"]
+    assert kept["comparison"] == found.model_dump(mode="json")
+    assert kept["text"] == f"{found}."
+    # now another version is in production
+    assert "compared with version 2" in str(refused(lambda: model.move(3, "Production")))
+    # back in an emergency
+    model.move(1, "Production")
+    model.check()

@@ -43,6 +43,7 @@ def _refusal(gate: Gate, asked: Candidate) -> str:
 def test_installed_gates__say_what_they_and_their_settings_are_about() -> None:
     assert gate_names() == [
         "approver_is_not_author",
+        "beats_production",
         "feature_service",
         "manifest",
         "not_worse_than_production",

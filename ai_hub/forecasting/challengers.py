@@ -1,0 +1,407 @@
+"""Challengers: a version in Staging beside the one in production, over weeks that neither was trained on.
+
+A version that was trained before the weeks forecasts them as it is. Any other has seen them, so its recipe is
+fitted anew to what was known when they began, over as long a time as it was trained on. There is one look at
+each pair of versions, which the registry keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+from psycopg.types.json import Jsonb
+
+from ai_hub.db.transactions import transaction
+from ai_hub.errors import BadInputError, ConflictError
+from ai_hub.features.store import open_store
+from ai_hub.forecasting import log
+from ai_hub.forecasting.calibration import bucket_names, buckets_of
+from ai_hub.forecasting.comparison import CONFIDENCE, PairedComparison, compare, counted_weeks
+from ai_hub.forecasting.dataset import end_of_data
+from ai_hub.forecasting.day_ahead import fit
+from ai_hub.forecasting.day_ahead_training import Horizon, IssueSet, read
+from ai_hub.forecasting.issues import WEEK, IssueRule, instant
+from ai_hub.forecasting.log import ALL_METERS
+from ai_hub.forecasting.production import LoadedDayAhead, assets_of, load
+from ai_hub.forecasting.replay import replay
+from ai_hub.forecasting.train import TrainingPlan
+from ai_hub.registry.metadata import model_metadata
+from ai_hub.registry.versions import find_version, production_version, set_tag
+from ai_hub.times import assume_utc, from_micros
+from mlflow_plugins.gates.comparison import (
+    Plan,
+    Record,
+    Shadow,
+    StandIn,
+    plan_tag,
+    read_plan,
+    read_record,
+    record_tag,
+)
+from mlflow_plugins.lifecycle.rules import STAGING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from feast import FeatureStore
+
+    from ai_hub.forecasting.issues import Flags, Floats, Ints, IssueRows
+    from ai_hub.registry import ModelVersion
+    from ai_hub.settings import Settings
+
+#: So many meters are groups by themselves; more are put into quarters by size.
+_MOST_METERS: Final = 8
+_QUARTERS: Final = ("the smallest quarter", "the second quarter", "the third quarter", "the largest quarter")
+
+
+@dataclass(frozen=True)
+class _Version:
+    """One of the two."""
+
+    loaded: LoadedDayAhead
+    #: what it was trained on
+    trained_from: datetime
+    trained_until: datetime
+    #: that it was trained on, without those that are gone or have another unit now
+    assets: list[str]
+
+    @property
+    def trained(self) -> timedelta:
+        """How long."""
+        return self.trained_until - self.trained_from
+
+
+def compare_with_production(
+    settings: Settings,
+    tenant: str,
+    model: str,
+    version: str,
+    *,
+    weeks: int,
+    shadow_days: int = 0,
+    now: datetime | None = None,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> Record | Plan:
+    """Look at a version in Staging and the one in production, once, and keep what is found.
+
+    With `shadow_days` the first call fixes the time of the look and returns its plan, as calls before that
+    time do.
+
+    Args:
+        settings: of the database and the registry.
+        tenant: whose model.
+        model: its name.
+        version: as of `find_version`.
+        weeks: that are replayed: the newest ones that were measured.
+        shadow_days: days before the look of which the challenger has forecasts in shadow.
+        now: default: the present time.
+        on_step: told what is being done.
+
+    Returns:
+        What was found, also by an earlier call.
+
+    Raises:
+        BadInputError: too little is known of the weeks, or of what is before them.
+        ConflictError: the version is not in Staging, the two forecast different things, or the look was
+            planned otherwise.
+        NotFoundError: there is no such version, or none in production.
+    """
+    now = now or datetime.now(UTC)
+    challenger, production = find_version(tenant, model, version), production_version(tenant, model)
+    if text := challenger.tags.get(record_tag(production.version)):
+        if (found := read_record(text)) is None:
+            raise ConflictError(
+                f"What was noted of {_label(challenger)} beside {_label(production)} cannot be read.",
+                hint="Register the model anew, and compare that version.",
+            )
+        return found
+    if challenger.stage != STAGING:
+        raise ConflictError(
+            f"{_label(challenger)} is in {challenger.stage}; what is compared is in {STAGING}.",
+            hint=f"`ai-hub models --tenant {tenant} --model {model}` shows what is there.",
+        )
+    both = _versions(challenger, production)
+    plan = _planned(challenger, production, weeks, shadow_days, now)
+    if now < plan.look_at:
+        return plan
+    replayed = _replay(settings, both, weeks, on_step)
+    shadow = None
+    if shadow_days:
+        on_step("replaying forecasts in shadow")
+        shadow = _shadow(settings, challenger, plan)
+    paired = _paired(replayed, weeks)
+    record = Record(
+        challenger=replayed.stand_ins[0],
+        production=replayed.stand_ins[1],
+        looked_at=now,
+        planned_at=plan.planned_at,
+        start=replayed.start,
+        end=replayed.end,
+        weeks=paired.weeks,
+        targets=paired.targets,
+        assets=len(np.unique(replayed.rows.assets)),
+        unit=both[1].loaded.card.unit,
+        challenger_mae=paired.challenger_mae,
+        production_mae=paired.production_mae,
+        gain_percent=100 * paired.gain,
+        interval_percent=(100 * paired.interval[0], 100 * paired.interval[1]),
+        interval_confidence=CONFIDENCE,
+        statistic=paired.statistic if np.isfinite(paired.statistic) else None,
+        p=paired.p,
+        groups={name: 100 * gain for name, gain in paired.groups.items()},
+        shadow=shadow,
+    )
+    # before anybody sees it
+    set_tag(challenger, record_tag(production.version), record.model_dump_json())
+    return record
+
+
+def _label(version: ModelVersion) -> str:
+    number = f" ({version.semantic_version})" if version.semantic_version else ""
+    return f"version {version.version}{number} of {version.model}"
+
+
+def _planned(
+    challenger: ModelVersion, production: ModelVersion, weeks: int, shadow_days: int, now: datetime
+) -> Plan:
+    """The plan that was noted; without one it is made, and noted if the look is not at once."""
+    tag = plan_tag(production.version)
+    if text := challenger.tags.get(tag):
+        plan = read_plan(text)
+        if plan is None or (plan.weeks, plan.shadow_days) != (weeks, shadow_days):
+            noted = (
+                f"--weeks {plan.weeks} --shadow-days {plan.shadow_days}" if plan else "something unreadable"
+            )
+            raise ConflictError(
+                f"The look at {_label(challenger)} and {_label(production)} was planned with {noted}.",
+                hint="It is fixed before anybody knows what comes of it: give the same options.",
+            )
+        return plan
+    plan = Plan(
+        planned_at=now, look_at=now + timedelta(days=shadow_days), weeks=weeks, shadow_days=shadow_days
+    )
+    if shadow_days:
+        set_tag(challenger, tag, plan.model_dump_json())
+    return plan
+
+
+def _versions(challenger: ModelVersion, production: ModelVersion) -> tuple[_Version, _Version]:
+    both = _version(challenger), _version(production)
+    ours, theirs = (each.loaded.card for each in both)
+    for name, one, other in (
+        ("units", ours.unit, theirs.unit),
+        ("steps", ours.step_minutes, theirs.step_minutes),
+        ("times of issue", ours.issue or "any", theirs.issue or "any"),
+    ):
+        if one != other:
+            raise ConflictError(
+                f"{_label(challenger)} and the one in production have different {name}: {one} and {other}.",
+                hint="Only forecasts of the same targets can be compared; promote it for other reasons.",
+            )
+    return both
+
+
+def _version(version: ModelVersion) -> _Version:
+    loaded = load(version)
+    parameters = model_metadata(version).metadata.get("hyperparameters", {})
+    try:
+        trained_from, trained_until = (
+            assume_utc(datetime.fromisoformat(parameters[name])) for name in ("window_start", "window_end")
+        )
+    except (KeyError, TypeError, ValueError):
+        raise ConflictError(
+            f"{_label(version)} does not say what it was trained on, so any week may be among it.",
+            hint=f"Train a version with `ai-hub train --tenant {version.tenant} --horizon 48h`.",
+        ) from None
+    return _Version(loaded, trained_from, trained_until, assets_of(loaded))
+
+
+class _Replay(NamedTuple):
+    """The weeks, forecast by challenger and production."""
+
+    start: datetime
+    end: datetime
+    #: issues in order, with actual values
+    rows: IssueRows
+    #: (n, leads), absolute; NaN where there is nothing to compare
+    challenger: Floats
+    production: Floats
+    #: of both, in this order
+    stand_ins: list[StandIn]
+
+
+def _replay(
+    settings: Settings, both: tuple[_Version, _Version], weeks: int, on_step: Callable[[str], None]
+) -> _Replay:
+    """Forecast the newest weeks with both, for the meters of the version in production."""
+    production = both[1]
+    tenant, assets = production.loaded.version.tenant, production.assets
+    store, end = open_store(settings), end_of_data(tenant, assets)
+    start = end - weeks * WEEK
+    data: dict[str, IssueSet] = {}
+    replays: list[tuple[IssueRows, Floats]] = []
+    stand_ins = []
+    for each in both:
+        service = each.loaded.card.feature_service
+        if service not in data:
+            sharing = [one for one in both if one.loaded.card.feature_service == service]
+            data[service] = _read(store, sharing, assets, (start, end), on_step)
+        on_step(f"forecasting with {each.loaded.label}")
+        rows, errors, stand_in = _forecast(each, data[service], assets, start)
+        replays.append((rows, errors))
+        stand_ins.append(stand_in)
+    (rows, ours), (others, theirs) = replays
+    # as Feast answers each of them
+    if not ((rows.assets == others.assets).all() and (rows.issued_at == others.issued_at).all()):
+        raise ValueError("two feature services have different issues")
+    leads = min(rows.leads, others.leads)
+    return _Replay(start, end, rows.first(leads), ours[:, :leads], theirs[:, :leads], stand_ins)
+
+
+def _read(
+    store: FeatureStore,
+    sharing: Sequence[_Version],
+    assets: Sequence[str],
+    span: tuple[datetime, datetime],
+    on_step: Callable[[str], None],
+) -> IssueSet:
+    """Issues for versions of one feature service: those of the weeks, and those that they are fitted to."""
+    start, end = span
+    loaded = sharing[0].loaded
+    before = max(-(-each.trained // WEEK) if each.trained_until > start else 0 for each in sharing)
+    plan = TrainingPlan(
+        loaded.version.tenant,
+        loaded.card.feature_service,
+        loaded.card.kind,
+        tuple(sorted({*assets, *(name for each in sharing for name in each.assets)})),
+        loaded.version.model,
+        weeks=(end - start) // WEEK + before,
+        until=end,
+    )
+    horizon = Horizon(
+        length=max(each.loaded.horizon for each in sharing),
+        issue=IssueRule.parse(loaded.card.issue) if loaded.card.issue else None,
+    )
+    return read(store, plan, horizon, on_step)
+
+
+def _forecast(
+    version: _Version, data: IssueSet, assets: Sequence[str], start: datetime
+) -> tuple[IssueRows, Floats, StandIn]:
+    """Issues of the weeks from `start` on, absolute errors of a version or its recipe, and which it was."""
+    loaded, model = version.loaded, version.loaded.model
+    inputs = model.recipe.inputs
+    if absent := sorted({*inputs.scalars, *inputs.arrays} - {*data.rows.scalars, *data.rows.arrays}):
+        raise ConflictError(
+            f"Feature service {loaded.card.feature_service} no longer has {', '.join(absent)}, which "
+            f"{loaded.label} was trained with.",
+            hint="Restore the features and run `feast apply`, or train the model anew.",
+        )
+    rows, first = data.rows.first(model.leads), instant(start)
+    trained_from, trained_until = version.trained_from, version.trained_until
+    is_registered = trained_until <= start
+    if not is_registered:
+        trained_from, trained_until = start - version.trained, start
+        before = rows.take((rows.issued_at >= instant(trained_from)) & np.isin(rows.assets, version.assets))
+        before = before.known_by(first, data.meters.delays(before))
+        model = fit(before, model.recipe)
+        trained_from = _first_known(before)
+    rows = rows.take((rows.issued_at >= first) & np.isin(rows.assets, assets))
+    rows = rows.take(np.lexsort((rows.assets, rows.issued_at)))
+    assert rows.actual is not None  # noqa: S101  # of `read`
+    errors = np.abs(model.forecast(rows).values - rows.actual)  # no pandas
+    if loaded.card.issue:
+        errors = np.where(IssueRule.parse(loaded.card.issue).delivered(rows), errors, np.nan)
+    stand_in = StandIn(
+        version=loaded.version.version,
+        semantic_version=loaded.version.semantic_version,
+        is_registered=is_registered,
+        trained_from=trained_from,
+        trained_until=trained_until,
+    )
+    return rows, errors, stand_in
+
+
+def _first_known(rows: IssueRows) -> datetime:
+    """The first issue of which something was measured: there may be less history than a recipe takes."""
+    assert rows.actual is not None  # noqa: S101  # of `read`
+    first = rows.issued_at[np.isfinite(rows.actual).any(axis=1)].min()
+    return from_micros(first.astype(np.int64))
+
+
+def _paired(found: _Replay, weeks: int) -> PairedComparison:
+    rows = found.rows
+    row, lead = np.nonzero(np.isfinite(found.challenger) & np.isfinite(found.production))
+    # of the target: what an hour brings all its forecasts share
+    week = ((rows.starts[row, lead] - instant(found.start)) // np.timedelta64(WEEK)).astype(np.int64)
+    # nobody has looked at an error so far
+    if (known := len(counted_weeks(week))) < weeks:
+        raise BadInputError(
+            f"Of the {weeks} weeks from {found.start:%Y-%m-%d} on, {known} have enough to compare.",
+            hint="Ingest what was measured, or give more --weeks than the gate asks for.",
+        )
+    groups = _groups(rows, row, lead)
+    return compare(week, found.production[row, lead], found.challenger[row, lead], groups)
+
+
+def _groups(rows: IssueRows, row: Ints, lead: Ints) -> dict[str, Flags]:
+    """Targets by lead, and by meter or size of meters."""
+    bucket = buckets_of(rows.leads, rows.step)[lead]
+    groups = {f"lead {name}": bucket == at for at, name in enumerate(bucket_names(rows.leads, rows.step))}
+    names, meter = np.unique(rows.assets[row], return_inverse=True)
+    if len(names) <= _MOST_METERS:
+        return groups | {f"meter {name}": meter == at for at, name in enumerate(names)}
+    assert rows.actual is not None  # noqa: S101  # of `read`
+    sizes = np.bincount(meter, np.abs(rows.actual[row, lead])) / np.bincount(meter)
+    quarter = np.empty(len(names), np.int64)
+    for at, part in enumerate(np.array_split(np.argsort(sizes, kind="stable"), len(_QUARTERS))):
+        quarter[part] = at
+    return groups | {f"{name} of the meters": quarter[meter] == at for at, name in enumerate(_QUARTERS)}
+
+
+_RUNS: Final = """
+SELECT run_id, issued_at, role FROM forecast_runs
+WHERE tenant_id = %(tenant)s AND model = %(model)s AND status <> 'failed' AND details @> %(details)s
+    AND issued_at >= %(start)s AND issued_at < %(end)s
+    AND (role = 'live' OR role = 'shadow' AND version = %(version)s)
+ORDER BY issued_at, recorded_at
+"""
+
+
+def _shadow(settings: Settings, challenger: ModelVersion, plan: Plan) -> Shadow:
+    """What the challenger has forecast in the days before the look; one forecast a day is made again."""
+    tenant = challenger.tenant
+    values: dict[str, Any] = {
+        "tenant": tenant,
+        "model": challenger.model,
+        "version": challenger.version,
+        "details": Jsonb(ALL_METERS),
+        "start": plan.look_at - timedelta(days=plan.shadow_days),
+        "end": plan.look_at,
+    }
+    with transaction(settings, tenant) as connection:
+        runs = connection.execute(_RUNS, values).fetchall()
+    live = {issued_at for _, issued_at, role in runs if role == "live"}
+    of_challenger = {issued_at: run_id for run_id, issued_at, role in runs if role == "shadow"}
+    one_a_day = {at.astimezone(UTC).date(): run_id for at, run_id in of_challenger.items()}
+    differing = changed = 0
+    for run_id in one_a_day.values():
+        with transaction(settings, tenant) as connection:
+            logged = log.find_run(connection, tenant, run_id)
+            rows, features = log.read_rows(connection, logged), log.read_features(connection, logged)
+        again = replay(settings, logged, rows, features)
+        if again.differing and again.same_features:
+            differing += 1
+        elif again.differing:
+            changed += 1
+    return Shadow(
+        days=plan.shadow_days,
+        issues=len(live),
+        shadowed=len(live & of_challenger.keys()),
+        replayed=len(one_a_day),
+        differing=differing,
+        changed=changed,
+    )
