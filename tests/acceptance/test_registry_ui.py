@@ -17,6 +17,9 @@ from support.service_server import running_service
 from ai_hub import registry
 from ai_hub.access import api_keys
 from ai_hub.access.principal import ALL_SCOPES
+from ai_hub.db.transactions import transaction
+from ai_hub.dev.demo import drift
+from ai_hub.forecasting import retraining
 from ai_hub.settings import ServiceSettings, Settings
 
 if TYPE_CHECKING:
@@ -86,6 +89,25 @@ def test_model_of_the_demo__shows_its_production_version(demo: Demo, aliases_pag
         version = registry.production_version(tenant, "demand-forecast-electricity").version
         aliases_page.open_model(tenant, "demand-forecast-electricity")
         expect(aliases_page.label(version, "production")).to_be_visible()
+
+
+@pytest.mark.timeout(900)
+def test_model_whose_load_has_changed__was_trained_anew(demo: Demo) -> None:
+    del demo
+    newest = registry.list_versions(drift.TENANT, drift.MODEL)[0]
+    in_production = registry.production_version(drift.TENANT, drift.MODEL)
+    assert (newest.stage, newest.version) == ("Staging", in_production.version + 1)
+    with transaction(Settings(), drift.TENANT) as connection:
+        (request,) = retraining.find_all(connection, drift.TENANT)
+    assert (request.status, request.version, request.new_version) == (
+        *("completed", in_production.version),
+        newest.version,
+    )
+    assert request.causes == ["error", "drift"]
+    # the meter that changed, by as much as it did
+    (meter,) = request.evidence["drift"]["meters"]
+    assert meter["asset"] == drift.METERS[1]
+    assert meter["value"] / meter["usual"] == pytest.approx(1.6, rel=0.03)
 
 
 def test_page_of_forecasts__shows_that_of_the_demo(demo: Demo, chromium: Browser) -> None:

@@ -11,7 +11,7 @@ from uuid import uuid4
 from rich.table import Table
 
 from ai_hub.client import Client
-from ai_hub.dev.demo import data
+from ai_hub.dev.demo import data, drift
 from ai_hub.dev.demo.steps import Steps
 from ai_hub.errors import ForbiddenError
 from ai_hub.settings import Settings
@@ -67,6 +67,7 @@ def run(console: Console, *, weeks: int | None = None) -> list[Forecaster]:
     _predict(steps, forecasters)
     ahead = _forecast(steps, sorted({item.tenant for item in series}))
     _serve(steps, forecasters[0], series, hour)
+    drift.show(steps, hour)
     _summarize(console, steps, forecasters)
     _show_ahead(console, ahead)
     return forecasters

@@ -118,6 +118,18 @@ class Steps:
             yield
             output.result()
 
+    def check(self, *command: str) -> None:
+        """Run a check and show what it says; that it finds something (status 1) is no failure.
+
+        Raises:
+            StepFailedError: it failed.
+        """
+        self._announce(command)
+        result = _execute(command)
+        if result.returncode not in {0, 1} or not result.stdout:
+            raise StepFailedError(" ".join(command), result.returncode, result.stderr or result.stdout)
+        self.console.out(result.stdout.rstrip(), highlight=False)
+
     def refused(self, *command: str) -> str:
         """Run a command that must fail, and return its message.
 
