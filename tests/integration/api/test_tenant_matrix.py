@@ -19,6 +19,7 @@ import httpx
 import pytest
 import redis
 from mlflow import MlflowClient
+from support.comparisons import record
 from support.day_ahead import logged_forecast, promote_day_ahead
 from support.export_worker import worker_of
 from support.model_service import booster, booster_upload, upload
@@ -34,7 +35,9 @@ from ai_hub.features.materialize import materialize
 from ai_hub.forecasting.retraining import propose_by_hand
 from ai_hub.registry import ensure_tenant, tenant_scope
 from ai_hub.registry.registering import FOLDER
+from ai_hub.registry.versions import get_version, set_tag
 from ai_hub.settings import ServiceSettings, Settings
+from mlflow_plugins.gates.comparison import record_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -270,6 +273,10 @@ def place(energy: Energy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         body["metadata"]["description"] = MARK
         made = found.call("owner", "POST", "/ai/models/register", json=body)
         assert made.status_code == 201, made.text
+        compared = record(unit=MARK)
+        set_tag(get_version(found.victim, found.model, "1"), record_tag(1), compared.model_dump_json())
+        read = found.call("owner", *_model(found, found.victim, "GET", "/comparisons")[:2])
+        assert read.json()["comparisons"] == [compared.model_dump(mode="json")]
         for name, place in (("detection_id", "/ai/anomaly"), ("explanation_id", "/ai/explain")):
             method, path, arguments = OPERATIONS["POST", place].request(found, found.victim)
             setattr(found, name, found.call("owner", method, path, **arguments).json()[name])
