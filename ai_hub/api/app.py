@@ -24,6 +24,7 @@ from ai_hub.api.routes import (
     features,
     forecasts,
     health,
+    lineage,
     models,
     retraining,
 )
@@ -131,7 +132,9 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
         generate_unique_id_function=lambda route: route.name,
     )
     errors.install(app)
-    for module in (features, forecasts, exports, assets, anomalies, models, retraining, explanations, health):
+    for module in (
+        *(features, forecasts, exports, assets, anomalies, models, retraining, explanations, lineage, health),
+    ):
         app.include_router(module.router)
     app.mount(PAGE, _Page(packages=[("ai_hub.api", "page")], html=True))
     # a request passes the last added first

@@ -20,6 +20,7 @@ from ai_hub.errors import (
     NotFoundError,
     ServiceDownError,
 )
+from ai_hub.forecasting import lineage
 from ai_hub.forecasting.models.cache import UnusableCacheError
 from ai_hub.forecasting.models.loading import ModelLoader, loader_of
 from ai_hub.forecasting.models.registry import ProductionVersion
@@ -41,6 +42,7 @@ from mlflow_plugins.registration.model_metadata import FEATURE_SERVICE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ai_hub.forecasting.lineage import TrainedVersion
 
 #: How MLflow's client begins when there was no answer; what follows are addresses and classes.
 _NO_ANSWER = "API request to"
@@ -108,6 +110,16 @@ class RegistryService:
         with _errors_of(model_id.tenant):
             version = require_version(*model_id)
         return schemas.ComparisonList(model_id=str(_id(version)), comparisons=records(version.tags))
+
+    def trained_version(self, tenant: str, model: str, version: str) -> TrainedVersion:
+        """One version with its training set."""
+        with _errors_of(tenant):
+            return lineage.trained_version(tenant, model, version)
+
+    def trained_versions(self, tenant: str) -> list[TrainedVersion]:
+        """The newest versions of a tenant with their training sets."""
+        with _errors_of(tenant):
+            return lineage.trained_versions(tenant)
 
     def search(
         self, tenant: str, model: str | None, stage: str | None, limit: int, offset: int

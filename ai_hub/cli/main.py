@@ -93,6 +93,7 @@ from ai_hub.cli import (
     ingest,
     jobs,
     keys,
+    lineage,
     models,
     people,
     registry,

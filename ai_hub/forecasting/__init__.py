@@ -7,6 +7,8 @@ from enum import StrEnum
 
 #: Column of what is forecast: the mean of an hour's readings.
 TARGET = "value"
+#: Type of the source of datasets that runs of `ai-hub train` are given, see `training_rows`.
+TRAINING_SOURCE = "ai_hub_feature_rows"
 #: Name of each naive forecast and how many hours it looks back.
 NAIVE_HOURS = {"last hour": 1, "same hour yesterday": 24, "same hour last week": 168}
 

@@ -28,6 +28,7 @@ from ai_hub.forecasting.log import Grid, Role, Run
 from ai_hub.forecasting.models.loading import loader_of
 from ai_hub.forecasting.predict import read_card
 from ai_hub.forecasting.tracking import Logged, logged, metric_label, register_model, tracked_run
+from ai_hub.forecasting.training_rows import FeatureRowsDataset
 from ai_hub.registry import find_version, tenant_scope
 from ai_hub.registry.versions import LATEST, NoSuchVersionError
 from ai_hub.times import from_micros
@@ -81,6 +82,7 @@ def log_day_ahead(
                 "window_end": window.end.isoformat(),
             }
         )
+        mlflow.log_input(_training_rows(trained), context="training")
         mlflow.log_dict(trained.references, "feast_features.json")  # type: ignore[arg-type]  # a list is fine
         model = _log_model(trained.model, trained.card)
         _log_backtest(trained.backtest, trained.card, f"{trained.name}, tenant {tenant}", model.model_id)
@@ -195,6 +197,17 @@ def _parameters(card: ModelCard) -> dict[str, Any]:
 def monotone_text(monotone: Mapping[str, int]) -> str:
     """As `--monotone` takes it, with commas."""
     return ",".join(f"{name}:{'+' if sign > 0 else '-'}" for name, sign in sorted(monotone.items()))
+
+
+def _training_rows(trained: TrainedDayAhead) -> FeatureRowsDataset:
+    names = [*trained.card.features, "actual"]
+    return FeatureRowsDataset(
+        trained.source,
+        f"{trained.card.feature_service}-{trained.card.kind}",
+        assets=trained.card.assets,
+        row_count=trained.issues,
+        schema=Schema([ColSpec(DataType.double, name) for name in names]),
+    )
 
 
 def _log_backtest(backtest: Backtest, card: ModelCard, title: str, model_id: str | None) -> None:

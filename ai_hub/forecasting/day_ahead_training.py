@@ -17,7 +17,8 @@ from ai_hub.forecasting.day_ahead import DayAheadModel, Recipe, fit
 from ai_hub.forecasting.issue_history import issue_features, read_issues, read_meters, with_actual
 from ai_hub.forecasting.issues import HOUR, Flags, IssueRows, IssueRule, instant, issue_times
 from ai_hub.forecasting.log import QUANTILES
-from ai_hub.forecasting.train import unit_of
+from ai_hub.forecasting.train import source_of, unit_of
+from ai_hub.forecasting.training_rows import FeatureRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,8 +72,17 @@ class IssueSet:
     card: ModelCard
     #: the features by view, as Feast names them
     references: list[str]
-    start: datetime
-    end: datetime
+    source: FeatureRows
+
+    @property
+    def start(self) -> datetime:
+        """First time of issue there can be."""
+        return self.source.start
+
+    @property
+    def end(self) -> datetime:
+        """Issues and values are of times before it."""
+        return self.source.end
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,7 @@ class TrainedDayAhead:
     card: ModelCard
     references: list[str]
     window: Window
+    source: FeatureRows
     model: DayAheadModel
     #: issues that it was fitted to
     issues: int
@@ -156,8 +167,7 @@ def read(
         delivered=horizon.issue.delivered(rows) if horizon.issue else None,
         card=card,
         references=feature_references(service),
-        start=start,
-        end=end,
+        source=source_of(store, service, plan.tenant, start, end),
     )
 
 
@@ -189,6 +199,7 @@ def train_day_ahead(
         card=data.card,
         references=data.references,
         window=window,
+        source=data.source,
         model=replace(model, calibration=past.calibration(known_at, model.is_turbine(past.rows))),
         issues=len(data.rows),
         backtest=tested,

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from typing import TypeVar
     from uuid import UUID
 
+    import psycopg
+
     from ai_hub.features.online.reader import Answer, FeatureReader
     from ai_hub.forecasting import By
     from ai_hub.forecasting.accuracy import Accuracy, LiveScores
@@ -75,6 +77,8 @@ _PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
 _FIND_S: Final = 3.0
 _LOOK_S: Final = 0.1
+#: Seconds that a statement of a lineage may take.
+_TRACE_S: Final = 20
 _MINUTE: Final = timedelta(minutes=1)
 _HOUR: Final = timedelta(hours=1)
 
@@ -468,6 +472,20 @@ class ForecastService:
         def read() -> list[ModelFinding]:
             with transaction(self._settings, tenant) as connection:
                 return findings.find(connection, tenant, only_open=only_open, limit=limit)
+
+        return await self._in_thread(read)
+
+    async def trace(self, tenant: str, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+        """What `work` reads for a lineage inside the tenant scope, see lineage.py.
+
+        Raises:
+            ServiceDownError: the database does not answer, or takes too long for a request.
+        """
+
+        def read() -> T:
+            with transaction(self._settings, tenant) as connection:
+                connection.execute("SELECT set_config('statement_timeout', %s, true)", [f"{_TRACE_S}s"])
+                return work(connection)
 
         return await self._in_thread(read)
 

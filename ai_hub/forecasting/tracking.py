@@ -24,6 +24,7 @@ from ai_hub.forecasting.card import MAKER, MAKER_TAG, ModelCard
 from ai_hub.forecasting.dataset import Split, Window
 from ai_hub.forecasting.evaluation import FORECAST, Evaluation
 from ai_hub.forecasting.fitting import PARAMETERS, model_input
+from ai_hub.forecasting.training_rows import FeatureRows, FeatureRowsDataset
 from ai_hub.registry import enter_tenant
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Trained:
     #: the features by view, as Feast names them
     references: list[str]
     window: Window
+    source: FeatureRows
     split: Split
     booster: lgb.Booster
     rounds: int
@@ -224,14 +226,22 @@ def _details(trained: Trained) -> dict[str, Any]:
 
 def _log_dataset(trained: Trained) -> None:
     columns = [*trained.card.features, TARGET]
-    for context, part in (
-        ("training", trained.split.train),
-        ("validation", trained.split.validation),
-        ("holdout", trained.split.holdout),
+    window, split = trained.window, trained.split
+    for context, part, start, end in (
+        ("training", split.train, window.start, window.validation),
+        ("validation", split.validation, window.validation, window.holdout),
+        ("holdout", split.holdout, window.holdout, window.end),
     ):
-        rows = part[columns].astype("float64")
-        name = f"{trained.card.feature_service}-{trained.card.kind}"
-        mlflow.log_input(from_pandas(rows, name=name, targets=TARGET), context=context)
+        rows = from_pandas(part[columns].astype("float64"), targets=TARGET)
+        described = FeatureRowsDataset(
+            trained.source.within(start, end),
+            f"{trained.card.feature_service}-{trained.card.kind}",
+            assets=trained.card.assets,
+            row_count=len(part),
+            schema=rows.schema,
+            digest=rows.digest,
+        )
+        mlflow.log_input(described, context=context)
 
 
 def _signature(example: pd.DataFrame, booster: lgb.Booster) -> ModelSignature:

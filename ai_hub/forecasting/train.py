@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ai_hub.db.connection import connect
@@ -17,7 +17,9 @@ from ai_hub.forecasting.dataset import Window, end_of_data, split_by_time
 from ai_hub.forecasting.evaluation import evaluate
 from ai_hub.forecasting.fitting import fit
 from ai_hub.forecasting.tracking import Logged, Trained, log
-from feast_plugins.windows.declarations import declaration_of
+from ai_hub.forecasting.training_rows import FeatureRows
+from ai_hub.ingest.findings import clock
+from feast_plugins.windows.declarations import LOOKBACK_TAG, declaration_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,6 +99,7 @@ def train(store: FeatureStore, plan: TrainingPlan, on_step: Callable[[str], None
     window = Window.ending(end, weeks=plan.weeks, holdout_weeks=plan.holdout_weeks)
     on_step("reading features and values")
     data = dataset.build(store, service, plan.tenant, plan.assets, window)
+    source = source_of(store, service, plan.tenant, window.start, window.end)
     # findings are about rows as they are now
     checked = check_training_rows(service, data.rows, store_findings=known_at is None)
     if checked.refused:
@@ -123,12 +126,41 @@ def train(store: FeatureStore, plan: TrainingPlan, on_step: Callable[[str], None
         card=card,
         references=feature_references(service),
         window=window,
+        source=source,
         split=split,
         booster=fitted.booster,
         rounds=fitted.rounds,
         evaluation=evaluate(fitted.booster, split, data.features, data.rows),
         without_features=data.without_features,
         warnings=violation_lines(checked.violations),
+    )
+
+
+def source_of(
+    store: FeatureStore, service: FeatureService, tenant: str, start: datetime, end: datetime
+) -> FeatureRows:
+    """What rows of [start, end) that were read just now come from.
+
+    They are known at the time the store is open at, else now: nothing that is recorded later is in them.
+    """
+    known_at = store.config.offline_store.known_at
+    if known_at is None:
+        with connect() as connection:
+            known_at = clock(connection)
+    views = [
+        store.registry.get_any_feature_view(projection.name, store.project)
+        for projection in service.feature_view_projections
+    ]
+    lookbacks = [int((field.tags or {}).get(LOOKBACK_TAG, 0)) for view in views for field in view.features]
+    return FeatureRows(
+        tenant=tenant,
+        feature_service=service.name,
+        # those that are computed on demand are of rows of the others
+        tables=tuple(view.name for view in views if getattr(view, "batch_source", None)),
+        start=start,
+        end=end,
+        readings_from=start - timedelta(hours=max(lookbacks)),
+        known_at=known_at,
     )
 
 

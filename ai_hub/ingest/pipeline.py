@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -28,6 +29,7 @@ from ai_hub.names import is_asset_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from uuid import UUID
 
     from psycopg import Connection
 
@@ -80,12 +82,32 @@ def ingest(
         options = layout.options
         dataset.configure(options)
         dataset.prepare(connection, options.tenant)
+        import_id = _begin_import(connection, options.tenant, dataset.table, path)
         with RejectFile(reject_file, layout.originals) as file:
             quarantine = Quarantine(connection, options.tenant, dataset.table, path.name, layout.originals)
-            run = _Run(connection, dataset, options, Rejects(file, quarantine), on_progress)
+            run = _Run(
+                connection, dataset, options, Rejects(file, quarantine), on_progress, import_id=import_id
+            )
             run.read(layout)
         run.check_series()
-    return run.finish()
+    report = run.finish()
+    connection.execute(_END_IMPORT, [report.inserted + report.updated, import_id])
+    return report
+
+
+_BEGIN_IMPORT = (
+    "INSERT INTO imports (tenant_id, table_name, file_name, sha256) VALUES (%s, %s, %s, %s)"
+    " RETURNING import_id"
+)
+_END_IMPORT = "UPDATE imports SET finished_at = clock_timestamp(), row_count = %s WHERE import_id = %s"
+
+
+def _begin_import(connection: Connection[Any], tenant: str, table: str, path: Path) -> UUID:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    name = path.name.encode(errors="replace").decode()  # it may have bytes that are no text
+    row = connection.execute(_BEGIN_IMPORT, [tenant, table, name, digest]).fetchone()
+    return cast("tuple[UUID]", row)[0]
 
 
 @dataclass
@@ -135,8 +157,12 @@ class _Run:
         options: Options,
         rejects: Rejects | RejectsSample,
         on_progress: OnProgress,
+        *,
+        import_id: UUID | None = None,
     ) -> None:
         self.report = Report()
+        # None in a dry run, which writes nothing
+        self._import_id = cast("UUID", import_id)
         # None only in a dry run, which neither writes nor checks stored series
         self._connection = cast("Connection[Any]", connection)
         self._dataset = dataset
@@ -330,6 +356,7 @@ class _Run:
                 key=self._dataset.key,
                 measures=measures,
                 note_checks=self._dataset.has_assets,
+                import_id=self._import_id,
             )
             for table, table_rows, measures in self._by_table(rows)
         )

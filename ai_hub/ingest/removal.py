@@ -26,7 +26,7 @@ BATCH_ROWS: Final = 10_000
 #: Tables with rows of one asset besides its readings, in the order of deletion.
 _TABLES: Final = (
     *("weather_features", "register_readings", "data_findings", "forecasts", "forecast_runs"),
-    *("forecast_scores", "forecast_scores_due"),
+    *("forecast_scores", "forecast_scores_due", "import_hours"),
     *(
         "covariates",
         "data_checks_due",
@@ -41,8 +41,9 @@ _TABLES: Final = (
 #: Which rows are the asset's, in tables without `asset_id`.
 _CONDITIONS: Final = {
     "quarantined_rows": "cells ->> 'asset_id' = {asset}",
-    # runs of several assets stay, for the others
+    # those of several assets stay, for the others
     "forecast_runs": "assets = ARRAY[{asset}]",
+    "import_hours": "assets = ARRAY[{asset}]",
     # not where the name is that of a price zone, group or station of others as well
     "covariates": """zone = {asset} AND (zone = ANY (ARRAY(
         SELECT unnest(ARRAY[price_zone, "group", weather_station]) FROM assets

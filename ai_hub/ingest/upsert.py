@@ -10,6 +10,7 @@ from psycopg import sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from uuid import UUID
 
     from psycopg import Connection
 
@@ -40,11 +41,12 @@ def upsert(
     key: tuple[str, ...],
     measures: Mapping[str, str],
     note_checks: bool,
+    import_id: UUID,
 ) -> Iterator[Written]:
     """Insert new rows and update changed ones, in one short transaction per chunk; yields the counts of each.
 
-    With `note_checks` they are readings, and the same statement records the changed time ranges in
-    `data_checks_due`.
+    With `note_checks` they are of assets, and the same statement records the changed time ranges in
+    `data_checks_due`, and in `import_hours` that they are of this import.
 
     Rows are sent as arrays rather than by COPY: the embedded server has no COPY FROM STDIN, and an upsert
     needs a statement anyway. The connection must be in autocommit mode, and keys must be unique in `rows`.
@@ -53,7 +55,7 @@ def upsert(
     statement = _statement(table, key, types, note_checks=note_checks)
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk = rows.iloc[start : start + CHUNK_ROWS]
-        parameters: dict[str, Any] = {"tenant": tenant}
+        parameters: dict[str, Any] = {"tenant": tenant, "import": import_id}
         for name, kind in types.items():
             column = chunk[name]
             if kind == "text":
@@ -84,7 +86,7 @@ def _array(column: pd.Series[Any]) -> str:
     return f"{{{','.join(map(str, values))}}}"
 
 
-_NOTE_CHECKS = sql.SQL(
+_NOTE = sql.SQL(
     ", due AS ("
     " INSERT INTO data_checks_due AS due (tenant_id, asset_id, first_timestamp, last_timestamp)"
     ' SELECT %(tenant)s, asset_id, min("timestamp"), max("timestamp") FROM written'
@@ -92,6 +94,13 @@ _NOTE_CHECKS = sql.SQL(
     " ON CONFLICT (tenant_id, asset_id) DO UPDATE SET change_id = excluded.change_id,"
     " first_timestamp = least(due.first_timestamp, excluded.first_timestamp),"
     " last_timestamp = greatest(due.last_timestamp, excluded.last_timestamp))"
+    # assets with the same hours, as of a file of one hour of all, are one row
+    ", noted AS ("
+    " INSERT INTO import_hours (import_id, tenant_id, assets, hours, written_at)"
+    " SELECT %(import)s, %(tenant)s, array_agg(asset_id ORDER BY asset_id), hours, now()"
+    " FROM (SELECT asset_id, range_agg(tstzrange(hour, hour + INTERVAL '1 hour')) AS hours"
+    " FROM written, time_bucket(INTERVAL '1 hour', \"timestamp\") AS hour GROUP BY asset_id) AS of_asset"
+    " GROUP BY hours)"
 )
 
 
@@ -143,11 +152,11 @@ def _statement(
         " ON CONFLICT (tenant_id, {key}) DO UPDATE SET {assignments}, ingested_at = excluded.ingested_at"
         " WHERE ({stored}) IS DISTINCT FROM ({offered})"
         " RETURNING (stored.xmax = 0) AS is_new, {keys})"
-        "{note_checks}"
+        "{note}"
         " SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM written"
     ).format(
         table=sql.Identifier(table),
-        note_checks=_NOTE_CHECKS if note_checks else sql.SQL(""),
+        note=_NOTE if note_checks else sql.SQL(""),
         names=comma.join(map(sql.Identifier, types)),
         fields=comma.join(fields),
         arrays=comma.join(arrays),

@@ -37,7 +37,7 @@ TABLES: Final = (
     *("covariates", "covariate_series"),
     *("forecasts", "forecast_runs", "forecast_scores", "forecast_scores_due", "model_findings"),
     *("retrain_requests", "retrain_policies"),
-    *("data_findings", "data_checks_due", "quarantined_rows", "quality_policies"),
+    *("data_findings", "data_checks_due", "quarantined_rows", "quality_policies", "import_hours", "imports"),
     *(
         "backfill_files",
         "reading_bounds",

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite, isnan
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,6 +49,8 @@ MLMODEL: Final = "MLmodel"
 #: Version tag, run parameter or run tag that names the Feast service the model was trained on.
 FEATURE_SERVICE: Final = "feature_service"
 _LONGEST_SERVICE: Final = 256
+#: MLflow's tag of what a dataset of a run was for.
+_CONTEXT: Final = "mlflow.data.context"
 _LOGGED_MODEL: Final = re.compile(r"(?:^models:|/models)/(m-[0-9a-f]{32})(?:/artifacts)?/?$")
 _GENERIC_FLAVOR: Final = "python_function"
 #: Bytes of an `MLmodel` file, and values in it.
@@ -67,6 +69,8 @@ class RunFacts:
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    #: datasets of the run by what they were for, as MLflow's JSON
+    datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: of `metrics`, those that were logged for the logged model itself
     own_metrics: dict[str, float] = field(default_factory=dict)
 
@@ -149,14 +153,25 @@ def run_facts(run_id: str | None, model_id: str | None, client: MlflowClient | N
             outputs = run.outputs.model_outputs if run.outputs else []
             is_shared = bool(model_id) and any(output.model_id != model_id for output in outputs)
             metrics = {} if is_shared else dict(run.data.metrics)
-            facts = RunFacts(dict(run.data.params), metrics, dict(run.data.tags))
+            datasets = {
+                tag.value: each.dataset.to_dictionary()
+                for each in (run.inputs.dataset_inputs if run.inputs else ())
+                for tag in each.tags
+                if tag.key == _CONTEXT
+            }
+            facts = RunFacts(dict(run.data.params), metrics, dict(run.data.tags), datasets)
         if model_id:
             logged = client.get_logged_model(model_id)
             # every step of a metric is there, in no order
             steps = sorted(logged.metrics or [], key=lambda metric: (metric.step, metric.timestamp))
             last = {metric.key: metric for metric in steps}
             own = {key: _logged_value(client, metric) for key, metric in last.items()}
-            facts = RunFacts({**facts.params, **logged.params}, {**facts.metrics, **own}, facts.tags, own)
+            facts = replace(
+                facts,
+                params={**facts.params, **logged.params},
+                metrics={**facts.metrics, **own},
+                own_metrics=own,
+            )
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
             raise

@@ -67,7 +67,8 @@ BEGIN
         'forecast_advanced_features', 'forecast_advanced_feature_versions',
         'anomaly_detection_features', 'anomaly_detection_feature_versions',
         'quality_policies', 'quarantined_rows', 'data_findings', 'jobs', 'feature_exports',
-        'forecast_runs', 'forecasts', 'forecast_scores', 'model_findings', 'analyses', 'retrain_requests', 'retrain_policies'
+        'forecast_runs', 'forecasts', 'forecast_scores', 'model_findings', 'analyses', 'retrain_requests', 'retrain_policies',
+        'imports', 'import_hours'
     ] LOOP
         definition := format('SELECT * FROM public.%I', relation);
         IF relation = 'feature_exports' THEN

@@ -67,8 +67,9 @@ def test_entry_points_of_mlflow_plugins__are_all_of_its_own() -> None:
     def points(folder: str) -> dict[str, dict[str, str]]:
         groups: dict[str, dict[str, str]] = _project(folder)["entry-points"]
         return {
-            group: {name: place for name, place in named.items() if place.startswith("mlflow_plugins.")}
+            group: own
             for group, named in groups.items()
+            if (own := {name: at for name, at in named.items() if at.startswith("mlflow_plugins.")})
         }
 
     assert points("mlflow_plugins") == points(".")

@@ -5,6 +5,7 @@ Images are PNG only, because SVG and HTML can run scripts.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -136,14 +137,18 @@ def read(store: LifecycleStore, tenant: str, name: str, number: int) -> Card:
     try:
         found = promoting.version_info(store, model, registered)
         metadata, measured = dict(found.metadata), dict(found.metrics)
-        tags = run_facts(registered.run_id, card.model_id).tags
+        run = run_facts(registered.run_id, card.model_id)
     except MlflowException as error:
         return replace(card, problem=str(error.message))
     parameters = {key: str(value) for key, value in (metadata.get("hyperparameters") or {}).items()}
     window = [parameters.pop(key, None) for key in _WINDOW]
     return replace(
         card,
-        facts={**_facts(metadata, tags, window), "Registered by": author or _ABSENT},
+        facts={
+            **_facts(metadata, run.tags, window),
+            "Trained on": _trained_on(run.datasets) or _ABSENT,
+            "Registered by": author or _ABSENT,
+        },
         parameters=parameters,
         features=tuple(map(str, metadata.get("feature_names") or ())),
         metrics=measured,
@@ -162,6 +167,18 @@ def _facts(metadata: Mapping[str, Any], tags: Mapping[str, str], window: list[st
         "Logged with MLflow": metadata.get("mlflow_version"),
     }
     return {name: str(value) if value else _ABSENT for name, value in found.items()}
+
+
+def _trained_on(datasets: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The run's training dataset: its tables and the time whose knowledge it is of, or what it is called."""
+    dataset = datasets.get("training")
+    if dataset is None:
+        return None
+    try:
+        source = json.loads(dataset["source"])
+        return f"{', '.join(source['tables'])}, known at {source['known_at']}"
+    except (ValueError, TypeError, KeyError):  # somebody else's
+        return f"{dataset['name']} (digest {dataset['digest']})"
 
 
 def _changes(left: Mapping[str, str], right: Mapping[str, str]) -> list[Change]:

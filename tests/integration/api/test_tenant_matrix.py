@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 #: What nobody types who does not know it; it is in the victim's model and export.
 MARK = f"foreign-{secrets.token_hex(6)}"
+#: A meter and a file of the victim; an answer that there is none names it.
+TRACED = f"traced-{secrets.token_hex(6)}"
 WINDOW = {"start_time": "2026-01-01T00:00:00Z", "end_time": "2026-01-02T00:00:00Z"}
 
 
@@ -104,6 +106,10 @@ def _retraining(
 ) -> tuple[str, str, dict[str, Any]]:
     request_id = place.retrain_ids[decision == "/reject"]
     return method, f"/ai/retraining/{request_id}{decision}", {"params": {"tenant_id": tenant}, **more}
+
+
+def _lineage(path: str, tenant: str) -> tuple[str, str, dict[str, Any]]:
+    return "GET", f"/ai/lineage/{path}", {"params": {"tenant_id": tenant}}
 
 
 SERIES = [{"timestamp": f"2026-01-01T0{hour}:00:00Z", "value": hour} for hour in range(9)]
@@ -187,6 +193,18 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/ai/forecast/{forecast_id}"): Operation(
         Scope.FORECASTS_READ,
         lambda p, tenant: ("GET", f"/ai/forecast/{p.forecast_id}", {"params": {"tenant_id": tenant}}),
+    ),
+    ("GET", "/ai/lineage/models/{model_id}"): Operation(
+        Scope.MODELS_READ, lambda p, tenant: ("GET", f"/ai/lineage/models/{tenant}:{p.model}:v1.0.0", {})
+    ),
+    ("GET", "/ai/lineage/forecasts/{forecast_id}"): Operation(
+        Scope.FORECASTS_READ, lambda p, tenant: _lineage(f"forecasts/{p.forecast_id}", tenant)
+    ),
+    ("GET", "/ai/lineage/imports/{name}"): Operation(
+        Scope.FEATURES_READ, lambda _, tenant: _lineage(f"imports/{TRACED}.csv", tenant)
+    ),
+    ("GET", "/ai/lineage/assets/{asset_id}"): Operation(
+        Scope.FEATURES_READ, lambda _, tenant: _lineage(f"assets/{TRACED}", tenant)
     ),
     ("POST", "/ai/forecast"): Operation(
         Scope.FORECASTS_WRITE,
@@ -284,6 +302,15 @@ def place(energy: Energy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         materialize(energy.store, newest.Scope([found.victim]))
         found.forecast_id = logged_forecast(found.victim, f"model-{MARK}")
         found.retrain_ids = _proposed(settings, found.victim), _proposed(settings, found.victim)
+        with connect() as connection:
+            connection.execute(
+                "INSERT INTO assets (tenant_id, asset_id) VALUES (%s, %s)", [found.victim, TRACED]
+            )
+            connection.execute(
+                "INSERT INTO imports (tenant_id, table_name, file_name, sha256)"
+                " VALUES (%s, 'timeseries_data', %s, repeat('ab', 32))",
+                [found.victim, f"{TRACED}.csv"],
+            )
         for name in ("done_id", "export_id"):
             made = found.call(
                 "owner", "POST", "/ai/features/export?wait_s=0",
@@ -479,6 +506,8 @@ def test_stores__of_two_tenants__hold_each_its_own(place: Place) -> None:
                 "model_findings",
                 "retrain_requests",
                 "retrain_policies",
+                "imports",
+                "import_hours",
                 "jobs",
             )
         ]
