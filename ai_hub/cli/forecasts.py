@@ -165,11 +165,14 @@ def _check(
 ) -> tuple[list[Outcome], list[Proposals], list[Exception]]:
     """Check the models of tenants, and propose to train them anew where the rules say it.
 
+    Also writes their scores of whole weeks to MLflow.
+
     What has come of it, and why others were not checked.
     """
     from ai_hub.forecasting.findings import check_models
     from ai_hub.forecasting.production import card_of, production_versions
     from ai_hub.forecasting.retraining import propose
+    from ai_hub.forecasting.weekly_scores import log_weekly_scores
 
     versions: dict[str, list[ModelVersion]] = {}
 
@@ -185,6 +188,7 @@ def _check(
             outcomes.append(check_models(settings, tenant, in_production=in_production))
             if tenant in versions:
                 proposals.append(propose(settings, tenant, versions[tenant], card_of=card_of))
+                log_weekly_scores(settings, tenant)
         except Exception as error:  # noqa: BLE001  # the other tenants are checked all the same
             errors.append(error)
     return outcomes, proposals, errors
