@@ -63,12 +63,13 @@ def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"lifecycle+sqlite:///{path}"
 
 
-@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.long), "postgresql"])
-def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Address of a database of the test's own with MLflow's and our tables, of each kind, for a server."""
+@pytest.fixture(scope="module", params=[pytest.param("sqlite", marks=pytest.mark.long), "postgresql"])
+def empty_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of a database of the module's own with MLflow's and our tables, of each kind, for a server."""
     if request.param == "sqlite":
-        shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "mlflow.db")
-        return f"sqlite:///{tmp_path / 'mlflow.db'}"
+        file = tmp_path_factory.mktemp("registry") / "mlflow.db"
+        shutil.copy(request.getfixturevalue("sqlite_template"), file)
+        return f"sqlite:///{file}"
     server, template = map(request.getfixturevalue, ("native_postgres", "postgres_template"))
     return _created(server, f"registry_{secrets.token_hex(4)}", template)
 

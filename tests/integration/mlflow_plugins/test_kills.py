@@ -24,7 +24,6 @@ from mlflow_plugins.artifacts.s3 import S3Folder, s3_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from conftest import Stack
 
@@ -119,23 +118,29 @@ class Life:
         return {path.split("/")[0] for path in files}
 
 
+@pytest.fixture(scope="module")
+def server(
+    empty_database: str, servers: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[registry_servers.Server]:
+    folder = tmp_path_factory.mktemp("killed")
+    with registry_servers.running(empty_database, servers.start("s3"), folder) as server:
+        yield server
+
+
 @pytest.fixture
-def life(
-    empty_database: str, servers: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Life]:
+def life(empty_database: str, server: registry_servers.Server, monkeypatch: pytest.MonkeyPatch) -> Life:
     dice = random.Random(properties.seed())  # noqa: S311  # no secret
-    with registry_servers.running(empty_database, servers.start("s3"), tmp_path) as server:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-        acme = new_tenant(server.url)
-        with registry.tenant_scope(acme.name):
-            run = acme.client.create_run(acme.experiment).info
-        runs = f"{acme.name}/.runs/{acme.experiment}/{run.run_id}/artifacts"
-        logged = S3Folder(s3_client(), BUCKET, f"{runs}/model")
-        folders.map_parallel(lambda path: logged.write(path, FILES[path]), FILES)
-        source = {"source": f"{run.artifact_uri}/model", "run_id": run.run_id}
-        registrations, deletions = DATABASES[urlsplit(empty_database).scheme]
-        kills = properties.examples(registrations), properties.examples(deletions)
-        yield Life(server, acme, source, dice, kills)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    acme = new_tenant(server.url)
+    with registry.tenant_scope(acme.name):
+        run = acme.client.create_run(acme.experiment).info
+    runs = f"{acme.name}/.runs/{acme.experiment}/{run.run_id}/artifacts"
+    logged = S3Folder(s3_client(), BUCKET, f"{runs}/model")
+    folders.map_parallel(lambda path: logged.write(path, FILES[path]), FILES)
+    source = {"source": f"{run.artifact_uri}/model", "run_id": run.run_id}
+    registrations, deletions = DATABASES[urlsplit(empty_database).scheme]
+    kills = properties.examples(registrations), properties.examples(deletions)
+    return Life(server, acme, source, dice, kills)
 
 
 def test_registration__killed_anywhere__leaves_no_version_without_its_files__and_can_be_repeated(

@@ -39,17 +39,25 @@ numpy.save(sys.argv[3], numpy.stack([booster, linear]))
 """
 
 
+@pytest.fixture(scope="module")
+def running(
+    servers: Stack, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[registry_servers.Server]:
+    folder = tmp_path_factory.mktemp("origins")
+    shutil.copy(sqlite_template, folder / "mlflow.db")
+    with registry_servers.running(f"sqlite:///{folder}/mlflow.db", servers.start("s3"), folder) as server:
+        yield server
+
+
 @pytest.fixture
 def server(
-    servers: Stack, sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    running: registry_servers.Server, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[registry_servers.Server]:
-    shutil.copy(sqlite_template, tmp_path / "mlflow.db")
     before = mlflow.get_tracking_uri()
-    with registry_servers.running(f"sqlite:///{tmp_path}/mlflow.db", servers.start("s3"), tmp_path) as server:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-        mlflow.set_tracking_uri(server.url)
-        mlflow.set_registry_uri(server.url)
-        yield server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", running.url)
+    mlflow.set_tracking_uri(running.url)
+    mlflow.set_registry_uri(running.url)
+    yield running
     mlflow.set_tracking_uri(before)
 
 

@@ -32,17 +32,25 @@ PROXY = "/api/2.0/mlflow-artifacts/artifacts"
 CASCADE = WorkspaceDeletionMode.CASCADE
 
 
+@pytest.fixture(scope="module")
+def running(
+    empty_database: str, servers: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[registry_servers.Server]:
+    """A server that can be killed, on SQLite and on PostgreSQL; each test has tenants of its own."""
+    folder = tmp_path_factory.mktemp("removed")
+    with registry_servers.running(empty_database, servers.start("s3"), folder) as server:
+        yield server
+
+
 @pytest.fixture
 def server(
-    empty_database: str, servers: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[registry_servers.Server]:
-    """A server that can be killed, on SQLite and on PostgreSQL."""
-    settings = servers.start("s3")
-    for name, value in settings.items():
+    running: registry_servers.Server, servers: Stack, monkeypatch: pytest.MonkeyPatch
+) -> registry_servers.Server:
+    """The same as the one of the settings."""
+    for name, value in servers.start("s3").items():
         monkeypatch.setenv(name, value)
-    with registry_servers.running(empty_database, settings, tmp_path) as server:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-        yield server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", running.url)
+    return running
 
 
 @pytest.fixture
@@ -150,7 +158,11 @@ def test_cascade__nothing_of_it_is_seen_by_the_next_of_that_name(
         rows = connection.execute(
             sa.select(database.transitions).where(database.transitions.c.workspace == acme.name)
         ).all()
-        steps = connection.execute(sa.select(database.removals).order_by(database.removals.c.id)).all()
+        steps = connection.execute(
+            sa.select(database.removals)
+            .where(database.removals.c.workspace == acme.name)
+            .order_by(database.removals.c.id)
+        ).all()
         with pytest.raises(sa.exc.DBAPIError, match="append-only"):
             connection.execute(sa.delete(database.removals))
     engine.dispose()

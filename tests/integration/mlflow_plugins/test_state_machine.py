@@ -133,7 +133,7 @@ class Life(RuleBasedStateMachine):
 def test_life__any_order_of_calls(sqlite_template: Path) -> None:
     Life.template = sqlite_template
     relaxed: Any = settings(
-        max_examples=examples(8),
+        max_examples=examples(5),
         stateful_step_count=20,
         phases=[Phase.generate],  # shrinking a failure would take minutes
     )

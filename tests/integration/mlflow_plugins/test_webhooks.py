@@ -73,33 +73,34 @@ def receiver() -> Iterator[Receiver]:
     opened.close()
 
 
+@pytest.fixture(scope="module")
+def server(
+    stack: dict[str, str], sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[registry_servers.Server]:
+    folder = tmp_path_factory.mktemp("webhooks")
+    shutil.copy(sqlite_template, folder / "mlflow.db")
+    database = f"sqlite:///{folder / 'mlflow.db'}"
+    with registry_servers.running(database, stack, folder, settings=_OPEN) as server:
+        yield server
+
+
 @pytest.fixture
 def tenants(
-    stack: dict[str, str],
-    sqlite_template: Path,
-    tmp_path: Path,
-    receiver: Receiver,
-    monkeypatch: pytest.MonkeyPatch,
+    server: registry_servers.Server, tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Tenant, Tenant]]:
     """Two tenants, each with two versions and a webhook at its own path."""
     before = mlflow.get_tracking_uri()
-    shutil.copy(sqlite_template, tmp_path / "mlflow.db")
-    with registry_servers.running(
-        f"sqlite:///{tmp_path / 'mlflow.db'}", stack, tmp_path, settings=_OPEN
-    ) as server:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-        mlflow.set_tracking_uri(server.url)
-        both = (new_tenant(server.url), new_tenant(server.url))
-        for tenant, path in zip(both, ("/first", "/second"), strict=True):
-            for _ in range(2):
-                tenant.register(tmp_path / "model")
-            events = [
-                {"entity": "MODEL_VERSION_ALIAS", "action": action} for action in ("CREATED", "DELETED")
-            ]
-            hook = {"name": "promotions", "url": f"{receiver.url}{path}", "events": events}
-            answer = tenant.call("POST", "/api/2.0/mlflow/webhooks", json=hook)
-            assert answer.status_code == 200, answer.text
-        yield both
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    mlflow.set_tracking_uri(server.url)
+    both = (new_tenant(server.url), new_tenant(server.url))
+    for tenant, path in zip(both, ("/first", "/second"), strict=True):
+        for _ in range(2):
+            tenant.register(tmp_path / "model")
+        events = [{"entity": "MODEL_VERSION_ALIAS", "action": action} for action in ("CREATED", "DELETED")]
+        hook = {"name": "promotions", "url": f"{receiver.url}{path}", "events": events}
+        answer = tenant.call("POST", "/api/2.0/mlflow/webhooks", json=hook)
+        assert answer.status_code == 200, answer.text
+    yield both
     mlflow.set_tracking_uri(before)
 
 
