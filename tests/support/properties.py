@@ -20,7 +20,7 @@ def register() -> None:
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
         print_blob=True,
     )
-    settings.register_profile("short", anywhere, derandomize=True, database=None, max_examples=30)
+    settings.register_profile("short", anywhere, derandomize=True, database=None, max_examples=20)
     settings.register_profile(_LONG, anywhere, max_examples=100 * _TIMES)
     settings.load_profile("short")
 

@@ -37,9 +37,9 @@ LARGE = "/openapi.json"
 GET_LARGE = f"GET {LARGE} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A service with few places; its servers are down."""
+    """A service with few places, which each test gives back; its servers are down."""
     options = ServiceSettings(auth="off", max_in_flight=FULL, unauthenticated_per_s=10_000)
     with down(options) as running:
         yield running
