@@ -3,7 +3,7 @@
 // PGlite has a single session. Connections take turns: one keeps the backend from the first message of a
 // transaction (or of an extended-protocol exchange) to its end, everyone else waits in line.
 
-import { query, readText, readyStatus, replies, SYNC } from './protocol.mjs'
+import { identifier, query, readText, readyStatus, replies, SYNC } from './protocol.mjs'
 
 // The build starts with debug chatter on, sequential scans off and a search path of pg_catalog alone; these are
 // PostgreSQL's own defaults.
@@ -63,9 +63,16 @@ export class Backend {
     }
   }
 
-  /** What a RESET must come back to. */
-  async restoreDefaults() {
-    for (const [name, value] of Object.entries(DEFAULTS)) await this.rows(`SET ${name} = '${value}'`)
+  /** Takes these settings away, and sets what a RESET must come back to. */
+  async restoreDefaults(names = []) {
+    const resets = names.map((name) => `RESET ${identifier(name)}`)
+    const defaults = Object.entries(DEFAULTS).map(([name, value]) => `SET ${name} = '${value}'`)
+    try {
+      await this.rows([...resets, ...defaults].join('; '))
+    } catch {
+      for (const statement of resets) await this.attempt(statement)
+      await this.rows(defaults.join('; '))
+    }
   }
 
   /** Session `session` has something to run. */

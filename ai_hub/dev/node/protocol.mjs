@@ -84,6 +84,9 @@ export function readText(body, offset = 0) {
   return [body.toString('utf8', offset, end), end + 1]
 }
 
+/** A name of SQL, quoted; one with dots is of that many parts. */
+export const identifier = (name) => name.split('.').map((part) => `"${part.replaceAll('"', '""')}"`).join('.')
+
 export const query = (sql) => message('Q', sql)
 export const SYNC = message('S')
 export const READY = message('Z', Buffer.from('I'))

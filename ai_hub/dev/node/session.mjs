@@ -26,7 +26,6 @@ END $refuse$`
 
 let lastId = 0
 const literal = (value) => `'${value.replaceAll("'", "''")}'`
-const identifier = (name) => name.split('.').map((part) => `"${part.replaceAll('"', '""')}"`).join('.')
 
 export class Session {
   #backend
@@ -174,21 +173,23 @@ export class Session {
     await this.#clearSettings()
   }
 
-  async #clearSettings() {
-    for (const name of this.#settings.keys()) await this.#backend.attempt(`RESET ${identifier(name)}`)
-    await this.#backend.restoreDefaults()
+  #clearSettings() {
+    return this.#backend.restoreDefaults([...this.#settings.keys()])
   }
 
   /** Puts this client's settings back. Throws what the server says about a wrong start-up parameter. */
   async resume() {
-    const made = [...this.#settings].filter(([, value]) => value !== null)
-    const apply = this.#started ? 'attempt' : 'rows'
+    const made = [...this.#settings]
+      .filter(([, value]) => value !== null)
+      .map(([name, value]) => `set_config(${literal(name)}, ${literal(value)}, false)`)
     try {
-      for (const [name, value] of made)
-        await this.#backend[apply](`SELECT set_config(${literal(name)}, ${literal(value)}, false)`)
+      if (made.length) await this.#backend.rows(`SELECT ${made.join(', ')}`)
     } catch (error) {
-      await this.#clearSettings()
-      throw error
+      if (!this.#started) {
+        await this.#clearSettings()
+        throw error
+      }
+      for (const each of made) await this.#backend.attempt(`SELECT ${each}`)
     }
     this.#started = true
   }
