@@ -6,18 +6,21 @@ import fcntl
 import gc
 import os
 import secrets
+import shutil
 import signal
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+import httpx
 import psycopg
 import pytest
 import typer.main
 from support import machine, properties
 from support.scheduling import FileScheduling
+from support.workers import once
 
 from ai_hub.dev import node, processes, service
 from ai_hub.dev.control import down, up
@@ -40,6 +43,8 @@ properties.register()
 collect_garbage_less_often()
 # A process builds its command line once; here it serves every command that runs in the process of the tests.
 typer.main.get_command = cache(typer.main.get_command)
+# A client of httpx reads the certificates of all authorities, which takes forty milliseconds of CPU.
+httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)
 # The process that the commands of tests are forks of has imported what most of them need, too.
 mlflow_servers.PRELOADED += [
     *("ai_hub.cli.main", "ai_hub.cli.feast_main", "ai_hub.cli.forecasting", "feast.repo_operations"),
@@ -141,22 +146,55 @@ def removed_after(state: Path) -> Iterator[None]:
                 connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[arg-type]
 
 
-def start(state: Path, services: list[Service]) -> dict[str, str]:
-    """Start what does not run yet in `state`, and return all settings that lead to its servers."""
+def start(state: Path, services: list[Service], database: Path | None = None) -> dict[str, str]:
+    """Start what does not run yet in `state`, and return all settings that lead to its servers.
+
+    Args:
+        state: the state folder.
+        services: what to start.
+        database: data of an embedded TimescaleDB to begin with, instead of an empty one.
+    """
     with isolated(state) as patch:
         is_needed = state in _native_databases or any(service.name == "timescaledb" for service in services)
         if _NATIVE and is_needed:
             patch.setenv("TIMESCALE_DSN", _native_database(state, _NATIVE))
-        patch.setattr(processes, "spawn", _spawn)
+        patch.setattr(processes, "spawn", partial(_spawn, state.parent.parent, database))
         up(services, lambda *_, **__: None)
         return Settings().environment()
 
 
-def _spawn(command: Sequence[str], **options: Any) -> Handle:
-    """Start a server; the stack's MLflow from the process that has imported it for the tests' own servers."""
-    if command[1:3] == ["-m", "mlflow"]:
-        return mlflow_servers.spawn(command, **options)
-    return spawn(command, **options)
+def _spawn(base: Path, database: Path | None, command: Sequence[str], **options: Any) -> Handle:
+    """Start a server; the stack's MLflow from the process that has imported it for the tests' own servers.
+
+    What begins anew begins with copies of databases that have their tables, as migrating takes longer.
+    """
+    data = Path(options["environment"].get("AI_HUB_DATA", "."))
+    if database and not data.exists():
+        shutil.copytree(database, data)
+    if command[1:3] != ["-m", "mlflow"]:
+        return spawn(command, **options)
+    registry = Path(options["environment"]["MLFLOW_BACKEND_STORE_URI"].removeprefix("sqlite:///"))
+    if not registry.exists():
+        from support.registry_servers import migrated_sqlite  # noqa: PLC0415  # imports MLflow, which takes seconds
+
+        shutil.copy(migrated_sqlite(base), registry)
+    return mlflow_servers.spawn(command, **options)
+
+
+def migrated_data(base: Path) -> Path | None:
+    """Data of an embedded TimescaleDB with all migrations applied; None where a native one stands for it."""
+
+    def make(data: Path) -> None:
+        from ai_hub.db.migrate import migrate  # noqa: PLC0415  # imports Feast, which takes seconds
+
+        state, services = base / "migrated" / "state", select(["timescaledb"])
+        with removed_after(state):
+            migrate(start(state, services)["TIMESCALE_DSN"])
+            with isolated(state):
+                down(services, purge=False, on_wait=lambda: None)
+            (state / "timescaledb" / "data").rename(data)
+
+    return None if _NATIVE else once(base, "migrated-database", make)
 
 
 def _cache_of(state: Path) -> Path:
@@ -178,7 +216,10 @@ class Stack:
 
     def start(self, *names: str) -> dict[str, str]:
         """Start these services (all without names) and show them to `Settings()` and child processes."""
-        environment = start(self._state, select(names))
+        services = select(names)
+        is_needed = any(service.name == "timescaledb" for service in services)
+        database = migrated_data(self._state.parent.parent) if is_needed else None
+        environment = start(self._state, services, database)
         for name in _FOREIGN:
             self._patch.delenv(name, raising=False)
         for name, value in environment.items():
@@ -244,6 +285,19 @@ def spare_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     state = tmp_path_factory.mktemp("spare") / "state"
     with removed_after(state):
         yield start(state, select(["timescaledb"]))["TIMESCALE_DSN"]
+
+
+@pytest.fixture(scope="module")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """As `spare_database` with all migrations applied."""
+    from ai_hub.db.migrate import migrate  # noqa: PLC0415  # imports Feast, which takes seconds
+
+    state = tmp_path_factory.mktemp("migrated") / "state"
+    with removed_after(state):
+        database = migrated_data(tmp_path_factory.getbasetemp())
+        address = start(state, select(["timescaledb"]), database)["TIMESCALE_DSN"]
+        migrate(address)
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -38,16 +38,15 @@ class Demo:
 
 @dataclass
 class _Programs:
-    """Runs the first of each kind of command as a program, and the others in forks of one."""
+    """Runs the first command of each program as one, and the others in forks of one."""
 
     program: Callable[..., CompletedProcess[str]]
     folder: Path
-    started: set[tuple[str, ...]] = field(default_factory=set)
+    started: set[str] = field(default_factory=set)
 
     def execute(self, command: Sequence[str], *, shown: bool = False) -> CompletedProcess[str]:
-        kind = tuple(command[:2])
-        if kind not in self.started:
-            self.started.add(kind)
+        if command[0] not in self.started:
+            self.started.add(command[0])
             return self.program(command, shown=shown)
         return forked.run(command, steps._environment(), self.folder, _DEMO_S)
 
@@ -57,7 +56,7 @@ def demo(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Dem
     """The demo, run once; mark tests that use it `timeout(900)`.
 
     Starting Python for each of its commands is half of it, and all of its meters' weeks take twice as long as
-    the newest: that is for `make test-long`. Else only the first use of each command is a program of its own.
+    the newest: that is for `make test-long`. Else only the first use of each program is a process of its own.
     """
     del stack  # its servers are the ones the commands find
     folder = tmp_path_factory.mktemp("demo")

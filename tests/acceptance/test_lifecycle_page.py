@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import shutil
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from playwright.sync_api import expect
 from support import browser as pages
 from support.people_server import password
+from support.registry_servers import migrated_sqlite
 from support.reviewed_models import OTHER_TENANT, TENANT, Reviews, reviews
 
 from ai_hub import registry
@@ -36,6 +38,7 @@ NO_REASON = "No reason was given."
 @pytest.fixture(scope="module")
 def shop(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reviews]:
     folder = tmp_path_factory.mktemp("reviews")
+    shutil.copy(migrated_sqlite(tmp_path_factory.getbasetemp()), folder / "mlflow.db")
     with reviews(f"sqlite:///{folder / 'mlflow.db'}", servers.start("s3"), folder) as running:
         yield running
 

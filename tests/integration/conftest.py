@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["database", "energies", "energy", "feast_apply", "sqlite_template"]
 
-_DATABASES = {"database", "dsn", "blank_database", "spare_database"}
+_DATABASES = {"database", "dsn", "blank_database", "spare_database", "migrated_database"}
 #: Names of what modules set when tests were collected, perhaps in an earlier hour.
 _MOVED = {"NOW", "THIS_HOUR"}
 _DROP_CHUNKS: LiteralString = """

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
 
 from support.machine import chromium
 
@@ -28,12 +28,16 @@ _FLAGS: Final = (
 )
 #: Choices a person makes on the first visit; `%s` is whether the pages show stages instead of aliases.
 _PREFERENCES: Final = """
+    if (!sessionStorage.getItem("is_old")) localStorage.clear();
+    sessionStorage.setItem("is_old", "true");
     localStorage.setItem("_mlflow_model_registry_promo_modal_dismissed_v1", "true");
     localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
     localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
     localStorage.setItem("_mlflow_user_setting_dismiss_next_model_registry_ui", "%s");
 """
 _TIMEOUT_MS: Final = 60_000
+#: What was loaded for a person stays for the next window: MLflow's scripts are most of what a page costs.
+_CONTEXTS: Final[dict[tuple[str, str] | None, BrowserContext]] = {}
 
 # five seconds are not enough for a busy machine
 expect.set_options(timeout=30_000)
@@ -48,6 +52,7 @@ def opened() -> Iterator[Browser]:
             executable_path=program, headless=True, args=_FLAGS, env={**os.environ, **variables}
         )
         yield browser
+        _CONTEXTS.clear()
         browser.close()
 
 
@@ -71,14 +76,20 @@ def visit(
         height: of the window, in pixels.
         login: name and password.
     """
-    context = browser.new_context(
-        viewport={"width": width, "height": height},
-        http_credentials={"username": login[0], "password": login[1]} if login else None,
-    )
+    if login not in _CONTEXTS:
+        _CONTEXTS[login] = browser.new_context(
+            http_credentials={"username": login[0], "password": login[1]} if login else None
+        )
+    context = _CONTEXTS[login]
     context.set_default_timeout(_TIMEOUT_MS)
-    context.add_init_script(_PREFERENCES % ("true" if stages else "false"))
-    yield Registry(context.new_page(), url)
-    context.close()
+    page = context.new_page()
+    page.set_viewport_size({"width": width, "height": height})
+    page.add_init_script(_PREFERENCES % ("true" if stages else "false"))
+    try:
+        yield Registry(page, url)
+    finally:
+        page.close()
+        context.clear_cookies()
 
 
 @dataclass(frozen=True)

@@ -12,22 +12,45 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
 from benchmarks.mlflow_servers import FORKS, PRELOADED, Server, running
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
+from support.workers import once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from multiprocessing.connection import Connection
     from pathlib import Path
 
-__all__ = ["FORKS", "PRELOADED", "Server", "opened", "routes", "running", "sqlite_template"]
+__all__ = [
+    "FORKS",
+    "PRELOADED",
+    "Server",
+    "migrated_sqlite",
+    "opened",
+    "routes",
+    "running",
+    "sqlite_template",
+]
 
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's and our tables; copying it is much faster than migrating."""
-    path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    with opened(f"lifecycle+sqlite:///{path}"):
-        pass
-    return path
+    """See `migrated_sqlite`."""
+    return migrated_sqlite(tmp_path_factory.getbasetemp())
+
+
+def migrated_sqlite(base: Path) -> Path:
+    """A database with MLflow's and our tables; copying it is much faster than migrating.
+
+    Args:
+        base: see `once`.
+    """
+
+    def make(path: Path) -> None:
+        partial = path.with_suffix(".partial")
+        with opened(f"lifecycle+sqlite:///{partial}"):
+            pass
+        partial.rename(path)
+
+    return once(base, "migrated-registry.db", make)
 
 
 @contextmanager

@@ -27,9 +27,8 @@ def files(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def dsn(spare_database: str) -> str:
-    migrate(spare_database)
-    return spare_database
+def dsn(migrated_database: str) -> str:
+    return migrated_database
 
 
 class Users:

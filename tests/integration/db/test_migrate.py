@@ -144,36 +144,36 @@ CREATE TABLE feature_refresh_ranges (LIKE declared_refresh_ranges);
 """
 
 
-def test_migrate__features_of_an_earlier_release__stay_with_all_that_was_known(spare_database: str) -> None:
-    migrate(spare_database)
+def test_migrate__features_of_an_earlier_release__stay_with_all_that_was_known(
+    migrated_database: str,
+) -> None:
     start = floor_hour(datetime.now(UTC)) - timedelta(days=130)
     asset = Asset("Europe/Berlin", {start + number * HOUR: 1.0 + number % 7 for number in range(80)})
-    with connect(spare_database, autocommit=True) as connection:
+    with connect(migrated_database, autocommit=True) as connection:
         register(connection, "t", "meter", asset.zone)
         write(connection, "t", "meter", asset.readings)
-        refresh(dsn=spare_database)
+        refresh(dsn=migrated_database)
         then, known = now(connection), deepcopy(asset)
         asset.readings[start + 30 * HOUR] = 99.0
         write(connection, "t", "meter", {start + 30 * HOUR: 99.0})
-        refresh(dsn=spare_database)
+        refresh(dsn=migrated_database)
         query = "SELECT * FROM forecast_advanced_feature_versions ORDER BY event_timestamp, created_timestamp"
         before = connection.execute(query).fetchall()
         connection.execute(AS_BEFORE_ONE_ENGINE)
-        assert "0033_one_engine.sql" in migrate(spare_database).applied
+        assert "0033_one_engine.sql" in migrate(migrated_database).applied
         assert connection.execute(query).fetchall() == before
         assert_views_equal(connection, "t", "meter", asset)
         assert_views_equal(connection, "t", "meter", known, known_at=then)
-        assert refresh(dsn=spare_database).rows == 0
+        assert refresh(dsn=migrated_database).rows == 0
         write(connection, "t", "meter", {start + 31 * HOUR: 98.0})
         asset.readings[start + 31 * HOUR] = 98.0
-        assert refresh(dsn=spare_database).changed == 24
+        assert refresh(dsn=migrated_database).changed == 24
         assert_views_equal(connection, "t", "meter", asset)
 
 
 def test_migrate__stopped_before_the_code__leaves_ingest_and_reads_as_they_were(
-    spare_database: str, sql: Path
+    migrated_database: str, sql: Path
 ) -> None:
-    migrate(spare_database)
     number = len(list((sql / "migrations").glob("*.sql"))) + 1
     (sql / "migrations" / f"{number:04}_more.sql").write_text(
         "DROP SCHEMA tenant_wall CASCADE; DROP VIEW forecast_basic_features;"
@@ -181,8 +181,8 @@ def test_migrate__stopped_before_the_code__leaves_ingest_and_reads_as_they_were(
     )
     (sql / "code" / "099_fails.sql").write_text("SELECT 1 / 0")
     with pytest.raises(Exception, match="division by zero"):
-        migrate(spare_database, sql=sql)
-    with connect(spare_database, autocommit=True) as connection:
+        migrate(migrated_database, sql=sql)
+    with connect(migrated_database, autocommit=True) as connection:
         register(connection, "stopped", "meter", "UTC")
         # a reading of no time after others: the trigger writes findings
         write(connection, "stopped", "meter", {floor_hour(datetime.now(UTC)) - 30 * HOUR: 1.0})
@@ -190,11 +190,12 @@ def test_migrate__stopped_before_the_code__leaves_ingest_and_reads_as_they_were(
             "SELECT count(*) FROM forecast_basic_features WHERE tenant_id = 'stopped'"
         ).fetchone()
         assert rows == (24,)
-    assert not migrate(spare_database).changed
+    assert not migrate(migrated_database).changed
 
 
-def test_make_own__a_later_release__adds_its_features_and_keeps_those_of_others(spare_database: str) -> None:
-    migrate(spare_database)
+def test_make_own__a_later_release__adds_its_features_and_keeps_those_of_others(
+    migrated_database: str,
+) -> None:
     ours = {name: expression(each) for name, each in FEATURES.items()}
 
     def features() -> dict[str, Any]:
@@ -206,7 +207,7 @@ def test_make_own__a_later_release__adds_its_features_and_keeps_those_of_others(
         assert row is not None
         return row[0]  # type: ignore[no-any-return]
 
-    with connect(spare_database) as connection:
+    with connect(migrated_database) as connection:
         make_own(connection, Declaration("ai_features", {**ours, "lag_2h": Lag("value", 2 * HOUR)}))
         make_own(connection, Declaration("ai_features", {**ours, "lag_3h": Lag("value", 3 * HOUR)}))
         assert {name: features()[name] for name in ("lag_1h", "lag_2h", "lag_3h")} == {

@@ -150,9 +150,9 @@ class Energy:
                 yield f"{len(lags)} lags at {at}"
 
 
-def test_oracle__sql_as_it_is__differs_nowhere(spare_database: str) -> None:
-    migrate(spare_database)
-    assert list(Energy(spare_database).problems()) == []
+def test_oracle__sql_as_it_is__differs_nowhere(migrated_database: str) -> None:
+    migrate(migrated_database)  # also after one of those below
+    assert list(Energy(migrated_database).problems()) == []
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_oracle__sql_as_it_is__differs_nowhere(spare_database: str) -> None:
     ],
 )
 def test_oracle__planted_bug__is_found(
-    spare_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: Bug
+    migrated_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: Bug
 ) -> None:
     sql = shutil.copytree(paths.resource("sql"), tmp_path / "sql")
     (sql / "code" / "999_planted.sql").write_text("-- so that all is applied anew")
@@ -181,9 +181,9 @@ def test_oracle__planted_bug__is_found(
             monkeypatch.setattr(module, place, wrong if isinstance(text, dict) else wrong[""])
             text = "".join(parts.values())
         assert planted.old in text, "the SQL has changed: plant the bug anew"
-    migrate(spare_database, sql=sql)
+    migrate(migrated_database, sql=sql)
     try:
-        found = next(Energy(spare_database).problems(), None)
+        found = next(Energy(migrated_database).problems(), None)
     except UniqueViolation as error:
         found = str(error)  # a row came out twice, and the tables' keys refuse that
     assert found, "nobody noticed"

@@ -32,7 +32,7 @@ _REFRESH_KILLED_AFTER_A_SMALL_BATCH = """\
 import os, signal
 from ai_hub.db.refresh import refresh
 from feast_plugins.windows import history
-history.POSITIONS = 1000
+history.POSITIONS = 300
 refresh(progress=lambda done, total: done and os.kill(os.getpid(), signal.SIGKILL))"""
 
 
@@ -142,7 +142,7 @@ def test_refresh__killed_again_and_again__ends_the_same(
     database: str, stack: dict[str, str], tenant: str, meters: int, kills: int
 ) -> None:
     del stack  # the child process finds it in its environment
-    asset = Asset(readings=series(this_hour() - 200 * DAY, 24 * 60, step=2 * HOUR))
+    asset = Asset(readings=series(this_hour() - 200 * DAY, 24 * 18, step=2 * HOUR))
     versions = "SELECT count(*) FROM ai_features_stored WHERE tenant_id = %s"
     with connect(database, autocommit=True) as connection:
         for number in range(meters):

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from ai_hub import paths
 from ai_hub.cli.main import app
 from ai_hub.db import connect
-from ai_hub.db.migrate import migrate
 from ai_hub.db.refresh import refresh
 from ai_hub.db.tenant_scope import as_tenant
 from ai_hub.forecasting import By, log
@@ -394,14 +393,13 @@ def test_scores__what_is_due__is_what_has_changed(
 
 
 def test_scores__from_before_migration_0041__say_no_skill_until_they_are_computed_again(
-    spare_database: str, tenant: str
+    migrated_database: str, tenant: str
 ) -> None:
-    migrate(spare_database)
-    with connect(spare_database, autocommit=True) as connection:
-        world = World(connection, spare_database, tenant, 11)
+    with connect(migrated_database, autocommit=True) as connection:
+        world = World(connection, migrated_database, tenant, 11)
         world.measure(list(range(-9 * 24, 40)))
         world.issue(0)
-        refresh(dsn=spare_database)
+        refresh(dsn=migrated_database)
         before = world.check(By.ASSET)
         connection.execute(
             "DROP VIEW tenant_wall.forecast_scores; ALTER TABLE forecast_scores DROP quantiles, DROP pinball,"
@@ -410,7 +408,7 @@ def test_scores__from_before_migration_0041__say_no_skill_until_they_are_compute
         connection.execute((paths.resource("sql") / "migrations" / "0041_naive_scores.sql").read_bytes())
         found = live_scores(connection, tenant, By.ASSET, settled_before=SETTLED_BEFORE)
         assert found == [replace(each, pinball=None, skill=None) for each in before]
-        refresh(dsn=spare_database)
+        refresh(dsn=migrated_database)
         after = world.check(By.ASSET)
         assert all(each.pinball is not None and each.skill is not None for each in after)
 
