@@ -275,6 +275,8 @@ class ServiceSettings(BaseSettings):
     breaker_pause_s: float = Field(5.0, gt=0)
     #: assets of one request
     max_assets: int = Field(1000, ge=1, le=1000)  # as the schema has it
+    #: share of requests for features of which a row is kept to be compared with history; 0: none
+    features_sample: float = Field(0.01, ge=0, le=1)
     #: origins, with commas between, whose pages may ask from a browser; `*`: all; none: browsers ask for none
     cors_origins: str = ""
     #: what `/health` says where it runs

@@ -174,19 +174,32 @@ def check_features_command(
 ) -> None:
     """Check feature rows against the limits of their fields; fails where a feature refuses violations.
 
+    Also compares the rows that the service has served, a sample of them, with history.
     `ai-hub ingest findings` lists what was found, until a check that covers it finds it no more.
     """
     from ai_hub.cli.ingest_options import duration_option
     from ai_hub.features.checks import check_features
+    from ai_hub.features.skew import check_served, skew_lines
     from ai_hub.features.store import open_store
     from ai_hub.features.validation import violation_lines
 
+    store = open_store()
     outcome = check_features(
-        open_store(), view=view, tenants=tenant or None, since=duration_option(since, "--since")
+        store, view=view, tenants=tenant or None, since=duration_option(since, "--since")
     )
+    skew = check_served(store, tenants=tenant or None)
     if as_json:
         summary = {"rows": outcome.rows, "new": len(outcome.new), "resolved": outcome.resolved}
         summary["violations"] = [each.as_dict() for each in outcome.violations]
+        summary["served"] = {
+            "compared": skew.compared,
+            "not_compared": skew.not_compared,
+            "resolved": skew.resolved,
+            "skew": [
+                {"tenant_id": tenant_id, "asset_id": asset_id, **finding.as_dict()}
+                for tenant_id, asset_id, finding in skew.found
+            ],
+        }
         typer.echo(json.dumps(summary, indent=2))
     else:
         for line in violation_lines(outcome.violations):
@@ -197,6 +210,8 @@ def check_features_command(
             if checked
             else "No feature view has limits. docs/declared-features.md shows how to set them."
         )
+        for line in skew_lines(skew):
+            typer.echo(line)
     if outcome.refused:
         raise typer.Exit(1)
 

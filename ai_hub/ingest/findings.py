@@ -106,7 +106,9 @@ SUSPECTS: Final = (
 
 
 #: Open findings that checks of features find; the words of their index.
-_OPEN_FEATURE: Final = "resolved_at IS NULL AND kind IN ('feature_range', 'feature_nulls', 'feature_stale')"
+_OPEN_FEATURE: Final = (
+    "resolved_at IS NULL AND kind IN ('feature_range', 'feature_nulls', 'feature_stale', 'feature_skew')"
+)
 
 
 @dataclass(frozen=True)

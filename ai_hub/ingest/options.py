@@ -103,6 +103,8 @@ class FindingKind(StrEnum):
     FEATURE_NULLS = "feature_nulls"
     #: A feature whose newest value is older than its limits allow.
     FEATURE_STALE = "feature_stale"
+    #: A feature that was served with other values than history has.
+    FEATURE_SKEW = "feature_skew"
     #: Suspects: readings that are probably wrong.
     ERROR_CODE = "error_code"
     COPIED = "copied_days"

@@ -26,7 +26,7 @@ BATCH_ROWS: Final = 10_000
 #: Tables with rows of one asset besides its readings, in the order of deletion.
 _TABLES: Final = (
     *("weather_features", "register_readings", "data_findings", "forecasts", "forecast_runs"),
-    *("forecast_scores", "forecast_scores_due", "import_hours"),
+    *("forecast_scores", "forecast_scores_due", "import_hours", "served_features"),
     *(
         "covariates",
         "data_checks_due",

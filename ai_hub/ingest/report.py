@@ -271,6 +271,11 @@ def _describe_feature(finding: Finding) -> str:
             f"{finding.subject} has had no value since {first}, for more than {detail['max_age_hours']:g} h"
         )
     rows = f"{finding.subject}: {detail['rows']:,} of {detail['checked']:,} rows"
+    if finding.kind is FindingKind.FEATURE_SKEW:
+        return (
+            f"{rows} were served with other values than history has, such as {detail['online']} instead of"
+            f" {detail['offline']}, from {first} to {last}"
+        )
     if finding.kind is FindingKind.FEATURE_NULLS:
         return f"{rows} have no value, more than {detail['allowed']:.0%}, from {first} to {last}"
     return f"{rows} are {detail['limit']}, such as {detail['example']}, from {first} to {last}"

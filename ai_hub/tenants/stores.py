@@ -38,6 +38,7 @@ TABLES: Final = (
     *("forecasts", "forecast_runs", "forecast_scores", "forecast_scores_due", "model_findings"),
     *("retrain_requests", "retrain_policies"),
     *("data_findings", "data_checks_due", "quarantined_rows", "quality_policies", "import_hours", "imports"),
+    "served_features",
     *(
         "backfill_files",
         "reading_bounds",

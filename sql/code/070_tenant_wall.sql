@@ -68,7 +68,7 @@ BEGIN
         'anomaly_detection_features', 'anomaly_detection_feature_versions',
         'quality_policies', 'quarantined_rows', 'data_findings', 'jobs', 'feature_exports',
         'forecast_runs', 'forecasts', 'forecast_scores', 'model_findings', 'analyses', 'retrain_requests', 'retrain_policies',
-        'imports', 'import_hours'
+        'imports', 'import_hours', 'served_features'
     ] LOOP
         definition := format('SELECT * FROM public.%I', relation);
         IF relation = 'feature_exports' THEN
@@ -96,6 +96,8 @@ ALTER VIEW tenant_wall.forecast_runs SET (check_option = local);
 ALTER VIEW tenant_wall.forecasts SET (check_option = local);
 GRANT INSERT, UPDATE, DELETE ON tenant_wall.jobs TO ai_hub_service;
 GRANT INSERT ON tenant_wall.forecast_runs, tenant_wall.forecasts TO ai_hub_service;
+ALTER VIEW tenant_wall.served_features SET (check_option = local);
+GRANT INSERT, DELETE ON tenant_wall.served_features TO ai_hub_service;
 ALTER TABLE jobs ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON jobs USING (tenant_id = (SELECT tenant_wall.current_tenant()));
 ALTER VIEW tenant_wall.analyses SET (check_option = local);

@@ -19,6 +19,7 @@ from ai_hub.features.online.database import AssetDirectory, open_database
 from ai_hub.features.online.loader import Loader
 from ai_hub.features.online.query import as_of
 from ai_hub.features.online.rows import CachedRows, Origin, render, results
+from ai_hub.features.online.sampling import Sampler
 from ai_hub.features.store import followed_key
 from ai_hub.times import from_nanos
 from feast_plugins.windows.declarations import HORIZON_TAG
@@ -99,6 +100,7 @@ class FeatureReader:
         *,
         cache_s: int,
         clock: Clock,
+        sampler: Sampler | None = None,
     ) -> None:
         self.catalog = catalog
         self.cache = cache
@@ -106,6 +108,7 @@ class FeatureReader:
         self._assets = assets
         self._cache_s = cache_s
         self._clock = clock
+        self._sampler = sampler
 
     async def read(self, request: FeatureRequest) -> Answer:
         """The features of a request.
@@ -130,6 +133,8 @@ class FeatureReader:
         if request.must_exist and not origins[0].asset_exists and origins[0].degraded is None:
             raise await self._unknown_asset(request.tenant, request.assets[0])
         _count(query.label, at, origins)
+        if self._sampler is not None and at.current_since is not None:
+            self._sampler.offer(rows, request.tenant, request.assets, now)
         payloads = render(
             rows, request.tenant, request.assets, origins, lookback_hours=request.lookback_hours
         )
@@ -281,6 +286,9 @@ async def open_reader(
         stack.push_async_callback(loader.aclose)
         assets = AssetDirectory(database)
         stack.push_async_callback(assets.aclose)
+        sampler = Sampler(settings, options.features_sample) if options.features_sample else None
+        if sampler is not None:
+            stack.push_async_callback(sampler.aclose)
         yield FeatureReader(
             catalog,
             cache,
@@ -288,4 +296,5 @@ async def open_reader(
             assets,
             cache_s=settings.feature_cache_ttl,
             clock=clock,
+            sampler=sampler,
         )

@@ -29,7 +29,7 @@ RELATIONS = (
     *("anomaly_detection_feature_versions", "quarantined_rows", "data_findings", "feature_exports", "jobs"),
     *("hourly_values", "quality_policies", "covariates", "covariate_series", "forecasts", "forecast_runs"),
     *("forecast_scores", "model_findings", "analyses", "retrain_requests", "retrain_policies"),
-    *("imports", "import_hours"),
+    *("imports", "import_hours", "served_features"),
 )
 #: Tables with tenants in them that are in nobody's scope: what the database itself works with.
 OUTSIDE = {

@@ -508,6 +508,7 @@ def test_stores__of_two_tenants__hold_each_its_own(place: Place) -> None:
                 "retrain_policies",
                 "imports",
                 "import_hours",
+                "served_features",
                 "jobs",
             )
         ]

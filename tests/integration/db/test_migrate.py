@@ -118,7 +118,7 @@ AS_BEFORE_ONE_ENGINE = """
 DROP SCHEMA tenant_wall CASCADE;
 DROP TABLE forecasts;
 DROP TABLE forecast_runs, forecast_scores, forecast_scores_due, model_findings, analyses;
-DROP TABLE retrain_requests, retrain_policies, import_hours, imports;
+DROP TABLE retrain_requests, retrain_policies, import_hours, imports, served_features;
 DROP VIEW forecast_basic_features, forecast_advanced_features, anomaly_detection_features,
     forecast_basic_feature_versions, forecast_advanced_feature_versions, anomaly_detection_feature_versions,
     ai_features, ai_features_versions;
