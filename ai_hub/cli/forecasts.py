@@ -169,6 +169,7 @@ def _check(
 
     What has come of it, and why others were not checked.
     """
+    from ai_hub.cli.retrain import notify_receivers
     from ai_hub.forecasting.findings import check_models
     from ai_hub.forecasting.production import card_of, production_versions
     from ai_hub.forecasting.retraining import propose
@@ -189,6 +190,7 @@ def _check(
             if tenant in versions:
                 proposals.append(propose(settings, tenant, versions[tenant], card_of=card_of))
                 log_weekly_scores(settings, tenant)
+                notify_receivers(settings, tenant)
         except Exception as error:  # noqa: BLE001  # the other tenants are checked all the same
             errors.append(error)
     return outcomes, proposals, errors

@@ -16,7 +16,10 @@ from ai_hub.cli.main import app
 from ai_hub.errors import BadInputError, NotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ai_hub.forecasting.retraining import RetrainRequest
+    from ai_hub.settings import Settings
 
 retrain_app = typer.Typer(
     name="retrain", no_args_is_help=True, help="Requests to train models anew: proposed, decided, done."
@@ -117,11 +120,27 @@ def propose_command(
         requests = outcome.proposed
     if as_json:
         typer.echo(json.dumps([request.as_dict() for request in requests], indent=2))
-        return
+    else:
+        _show_proposed(requests, len(versions))
+    notify_receivers(settings, tenant)
+
+
+def _show_proposed(requests: Sequence[RetrainRequest], models: int) -> None:
     for request in requests:
         typer.echo(f"{request.request_id}  {request}")
     if not requests:
-        typer.echo(f"{len(versions)} models in production: nothing is proposed.")
+        typer.echo(f"{models} models in production: nothing is proposed.")
+
+
+def notify_receivers(settings: Settings, tenant: str) -> None:
+    """Tell the receivers of the registry's notifications of new requests."""
+    from ai_hub.forecasting import retraining
+    from ai_hub.registry.discussions import propose_retraining
+
+    def tell(request: RetrainRequest) -> None:
+        propose_retraining(tenant, request.model, f"Train anew: {request.why}", request.version)
+
+    retraining.notify(settings, tenant, tell)
 
 
 @retrain_app.command("approve")

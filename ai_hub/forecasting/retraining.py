@@ -211,6 +211,7 @@ class RetrainRequest:
         return f"{self.status} by {self.decided_by}" + (f": {self.reason}" if self.reason else "")
 
 
+_UNTOLD: Final = "status IN ('proposed', 'approved') AND notified_at IS NULL"
 _COLUMNS: Final = ", ".join(RetrainRequest.__dataclass_fields__)
 _FIND: Final = f"""
 SELECT {_COLUMNS} FROM retrain_requests
@@ -378,6 +379,28 @@ def propose(
         for request in getattr(outcome, change.value):
             announce(change, request)
     return outcome
+
+
+def notify(settings: Settings, tenant: str, tell: Callable[[RetrainRequest], object]) -> None:
+    """Tell of open requests that were not told of yet; a repeated call goes on where one has failed.
+
+    Args:
+        settings: of the database.
+        tenant: whose.
+        tell: may be called for the same request again, where it was killed right then.
+    """
+    query = f"SELECT {_COLUMNS} FROM retrain_requests WHERE tenant_id = %s AND {_UNTOLD}"  # noqa: S608
+    with (
+        transaction(settings) as connection,
+        connection.cursor(row_factory=class_row(RetrainRequest)) as rows,
+    ):
+        untold = rows.execute(query.encode(), [tenant]).fetchall()
+    for request in untold:
+        tell(request)
+        with transaction(settings) as connection:
+            connection.execute(
+                "UPDATE retrain_requests SET notified_at = now() WHERE request_id = %s", [request.request_id]
+            )
 
 
 def propose_by_hand(settings: Settings, version: ModelVersion, *, by: str, reason: str) -> RetrainRequest:

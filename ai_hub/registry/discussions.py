@@ -41,6 +41,15 @@ def request_promotion(tenant: str, model: str, text: str, version: str | int = L
     return _say("POST", tenant, model, version, "request", json={"text": text})
 
 
+def propose_retraining(tenant: str, model: str, text: str, version: int) -> Comment:
+    """Say in a version's thread why its model should be trained anew, and tell the receivers, once.
+
+    Raises:
+        NotFoundError: no such tenant, model or version.
+    """
+    return _say("POST", tenant, model, version, "retraining", json={"text": text})
+
+
 def withdraw_request(tenant: str, model: str, text: str, version: str | int = LATEST) -> Comment:
     """Take back one's own request for promotion, or decline somebody's as an approver.
 

@@ -262,6 +262,28 @@ class Discussions:
                 )
             return before
 
+    def propose_retraining(self, name: str, version: int, text: str, *, claim: str | None = None) -> Comment:
+        """Say in a thread why a model should be trained anew, and tell whoever is to hear of it."""
+        with self._writing(name, version, COMMENT, text, claim) as thread:
+            before = count_entries(thread.session, thread.model, version)
+            comment = thread.add_once(COMMENT, text)
+            if count_entries(thread.session, thread.model, version) > before:
+                told = Event(
+                    kind=outbox.RETRAINING,
+                    workspace=thread.model.workspace,
+                    model=name,
+                    version=version,
+                    semantic_version=comment.semantic_version,
+                    actor=comment.actor,
+                    actor_source=comment.actor_source,
+                    reason=text,
+                    at_ms=comment.at_ms,
+                    from_stage=thread.row.current_stage,
+                    to_stage=None,
+                )
+                outbox.add(thread.session, told)
+            return comment
+
     def withdraw(self, name: str, version: int, text: str, *, claim: str | None = None) -> Comment:
         """Take back one's own request, or as an approver decline somebody's; the version stays in Staging.
 

@@ -46,6 +46,7 @@ PROMOTION: Final = "promotion"
 ROLLBACK: Final = "rollback"
 REFUSAL: Final = "refusal"
 REQUEST: Final = "request"
+RETRAINING: Final = "retraining"
 ARCHIVAL: Final = "archival"
 DELETION: Final = "deletion"
 TEST: Final = "test"
@@ -55,6 +56,7 @@ KINDS: Final = {
     ROLLBACK: "is back in Production, rolled back by",
     REFUSAL: "is not promoted, refused to",
     REQUEST: "shall go to Production, asks",
+    RETRAINING: "should be trained anew, proposes",
     ARCHIVAL: "left Production without a successor, archived by",
     DELETION: "left Production without a successor, deleted by",
     TEST: "is nothing but a test by",

@@ -155,6 +155,12 @@ def request_promotion(name: str, version: _Number, said: Text, claim: Claim = No
     return Discussions(registry_store()).request(name, version, said.text, claim=claim).as_json()
 
 
+@router.post("/versions/{version}/retraining")
+def propose_retraining(name: str, version: _Number, said: Text, claim: Claim = None) -> dict[str, Any]:
+    """Say why a version's model should be trained anew."""
+    return Discussions(registry_store()).propose_retraining(name, version, said.text, claim=claim).as_json()
+
+
 @router.delete("/versions/{version}/request")
 def withdraw_request(name: str, version: _Number, text: str, claim: Claim = None) -> dict[str, Any]:
     """Take back a request for promotion, or decline it."""

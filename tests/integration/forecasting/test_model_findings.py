@@ -20,6 +20,7 @@ from ai_hub.db import connect
 from ai_hub.db.tenant_scope import as_tenant
 from ai_hub.forecasting import log, production
 from ai_hub.forecasting.findings import Kind, Outcome, check_models, find
+from ai_hub.registry import discussions
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -265,6 +266,7 @@ def test_check_models_command__says_what_is_open_and_fails(
 ) -> None:
     monkeypatch.setenv("TIMESCALE_DSN", database)
     monkeypatch.setattr(production, "production_versions", in_production)
+    monkeypatch.setattr(discussions, "propose_retraining", lambda *_: None)
     connection.execute("DELETE FROM forecast_scores WHERE tenant_id = ANY (%s)", [[tenant, other]])
     for owner in (tenant, other):
         fill(connection, owner, datetime.now(UTC).date())

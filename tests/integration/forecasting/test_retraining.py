@@ -23,6 +23,7 @@ from ai_hub.forecasting import production, retraining
 from ai_hub.forecasting.findings import Kind, check_models, find
 from ai_hub.forecasting.retraining import Cause, Policy, Proposals, RetrainRequest, Status
 from ai_hub.jobs import queue
+from ai_hub.registry import discussions
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 DAY = timedelta(days=1)
 PRESENT = datetime(2026, 10, 12, 6, tzinfo=UTC)
 TRAINED = PRESENT - 100 * DAY
+#: What commands say to the registry, to be told to the receivers.
+TOLD: list[tuple[Any, ...]] = []
 
 
 @pytest.fixture
@@ -292,6 +295,28 @@ def test_approved__has_a_job_whose_end_is_its_own(
     assert found() == (Status.COMPLETED, 7, "v1.1.0", None, True)
 
 
+def test_receivers__are_told_once_and_again_where_that_has_failed(
+    connection: Connection[Any], settings: Settings, tenant: str, other: str
+) -> None:
+    for owner in (tenant, other):
+        change(connection, owner, "absolute", 3)
+    request, foreign = only(propose(settings, tenant)), only(propose(settings, other))
+
+    def fail(_: RetrainRequest) -> None:
+        raise OSError("no registry")
+
+    with pytest.raises(OSError, match="no registry"):
+        retraining.notify(settings, tenant, fail)
+    told: list[RetrainRequest] = []
+    for _ in range(2):
+        retraining.notify(settings, tenant, told.append)
+    assert [each.request_id for each in told] == [request.request_id]
+    with transaction(settings, other) as rows:
+        retraining.reject(rows, other, foreign.request_id, by="ann", reason="no")
+    retraining.notify(settings, other, told.append)
+    assert len(told) == 1
+
+
 def test_policy__of_the_model_then_of_the_tenant_then_the_default(
     connection: Connection[Any], settings: Settings, tenant: str, other: str
 ) -> None:
@@ -340,6 +365,7 @@ def command(
     now = datetime.now(UTC)
     version = version_of(tenant, registered_at=now - 200 * DAY)
     monkeypatch.setattr(production, "production_versions", lambda _: [version])
+    monkeypatch.setattr(discussions, "propose_retraining", lambda *said: TOLD.append(said))
     connection.execute("DELETE FROM forecast_scores WHERE tenant_id = %s", [tenant])
 
     def run(*arguments: str, code: int = 0) -> Any:
@@ -358,6 +384,8 @@ def test_commands__from_a_check_to_a_decision(command: Any, tenant: str) -> None
     before = count(Status.PROPOSED), count(Status.APPROVED)
     checked = command("check", "models")
     assert f"{tenant}: train anew? ahead 3 (v1.0.2): trained 200 days ago" in checked.stdout
+    said = "Train anew: trained 200 days ago, at most 180 are allowed"
+    assert [each for each in TOLD if each[0] == tenant] == [(tenant, "ahead", said, 3)]
     (event,) = (json.loads(line) for line in checked.stderr.splitlines())
     assert (event["event"], event["tenant"], event["causes"]) == (
         "model.retraining_proposed",
@@ -369,8 +397,8 @@ def test_commands__from_a_check_to_a_decision(command: Any, tenant: str) -> None
     assert "waits for a decision" in command("retrain", "list").stdout
     assert f"request_id: {found['request_id']}" in command("retrain", "show", found["request_id"]).stdout
     assert "nothing is proposed" in command("retrain", "propose").stdout
-    said = command("retrain", "approve", found["request_id"], "--reason", "spring")
-    assert said.stdout.startswith("ahead: approved by ")
+    approved = command("retrain", "approve", found["request_id"], "--reason", "spring")
+    assert approved.stdout.startswith("ahead: approved by ")
     assert (count(Status.PROPOSED), count(Status.APPROVED)) == (before[0] + 1, before[1] + 1)
     again = command("retrain", "reject", found["request_id"], "--reason", "no", code=1)
     assert isinstance(again.exception, ConflictError)

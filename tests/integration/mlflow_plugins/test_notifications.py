@@ -18,7 +18,7 @@ from support.registry_tenant import MODEL, Tenant, new_tenant
 
 from ai_hub import registry
 from ai_hub.errors import ConflictError
-from ai_hub.registry.discussions import request_promotion
+from ai_hub.registry.discussions import propose_retraining, request_promotion
 from ai_hub.registry.tenants import remove_tenant
 from benchmarks.servers import free_port
 from mlflow_plugins.database import notifications as table
@@ -144,6 +144,14 @@ def test_every_kind_of_receiver__is_told_who_what_why_and_the_evidence(world: Wo
     request_promotion("told", MODEL, "please look at the plots", 2)
     asked = web.next("/told").json
     assert (asked["action"], asked["data"]["reason"]) == ("request", "please look at the plots")
+
+    # told once, however often it is sent
+    for _ in range(2):
+        said = propose_retraining("told", MODEL, "Train anew: 2 new meters: b2, c", 1)
+    proposed = web.next("/told").json
+    assert (proposed["action"], proposed["data"]["reason"]) == ("retraining", said.text)
+    assert proposed["data"]["text"].startswith(f"[told] {MODEL} 1 (v1.0.0) should be trained anew, proposes ")
+    assert (proposed["data"]["from_stage"], proposed["data"]["to_stage"]) == ("Production", None)
 
     registry.promote("told", MODEL, 2, reason="retrained on 2026")
     promoted = web.next("/told").json["data"]

@@ -31,6 +31,10 @@ def _waiting(acme: Tenant, person: str, version: int) -> list[str]:
     return [row["text"] for row in answer.json()["requests"] if row["version"] == version]
 
 
+#: Doors of a version's thread.
+WRITES = (("POST", "comments"), ("POST", "request"), ("POST", "retraining"), ("DELETE", "request?text=x"))
+
+
 def test_engineer_requests__approver_finds_it_and_promotes(
     acme: Tenant, version: int, run: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -91,7 +95,7 @@ def test_viewer__reads_and_says_nothing(acme: Tenant, version: int) -> None:
         answer = session.post(page, data={"action": action, "reason": "because I can"})
         assert answer.status_code == 403
         assert f"You may not update model {MODEL}." in Parsed.of(answer).text
-    for method, path in (("POST", "comments"), ("POST", "request"), ("DELETE", "request?text=x")):
+    for method, path in WRITES:
         answer = session.request(method, f"{API}/{version}/{path}", json={"text": "because I can"})
         assert answer.status_code == 403
     rows = session.get(f"{API}/{version}/comments").json()["comments"]
@@ -115,7 +119,7 @@ def test_another_tenant__neither_reads_nor_writes(
             assert acme.mark not in answer.text
         for path in ("/ai-hub/api/requests", f"{API}/{version}/comments"):
             assert acme.mark not in session.get(path).text
-        for method, path in (("POST", "comments"), ("POST", "request"), ("DELETE", "request?text=x")):
+        for method, path in WRITES:
             session.request(method, f"{API}/{version}/{path}", json={"text": "not mine"})
         fields = {"action": "comment", "reason": "not mine"}
         assert session.post(f"{page}/versions/{version}", data=fields).status_code in {401, 403, 404}
