@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from feast import Entity, ValueType
 from oracles.declared import Oracle
+from oracles.features import floor_hour
 from psycopg import sql
 from psycopg.rows import dict_row
 
@@ -27,6 +30,8 @@ ENTITIES = [
     Entity(name="asset", join_keys=["asset_id"], value_type=ValueType.STRING),
 ]
 PROJECT = "declared_tests"
+#: What the oracle said of a row: most comparisons are of what is known already, stored in another way.
+_EXPECTED: dict[tuple[bytes, datetime], dict[str, Any]] = {}
 
 
 def declare(name: str, features: Mapping[str, Any], step: timedelta | None = None) -> Declaration:
@@ -89,12 +94,17 @@ def differences(
     oracle = Oracle(expected, datetime.now(UTC), attributes or {}, declaration.step)
     hours = oracle.rows(known_at or datetime.now(UTC))
     scale = max(map(abs, expected.readings.values()), default=1.0)
+    features = declaration.as_json()
+    known = (expected, dict(attributes or {}), declaration.step, features, floor_hour(oracle.now))
+    state = hashlib.sha256(pickle.dumps(known)).digest()
     rows = _rows(connection, declaration.name, tenant, asset, known_at)
     if [row["event_timestamp"] for row in rows] != hours:
         yield f"{declaration.name}: {len(rows)} rows instead of {len(hours)}"
         return
     for row in rows:
-        want = oracle.row(row["event_timestamp"], declaration.as_json())
+        at = row["event_timestamp"]
+        if (want := _EXPECTED.get((state, at))) is None:
+            want = _EXPECTED[state, at] = oracle.row(at, features)
         for name, value in want.items():
             if not same(row[name], value, scale):
                 yield f"{row['event_timestamp']} {name}: {row[name]} instead of {value}"
