@@ -19,8 +19,9 @@ from ai_hub.access import api_keys
 from ai_hub.access.principal import ALL_SCOPES
 from ai_hub.db.transactions import transaction
 from ai_hub.dev.demo import drift
-from ai_hub.forecasting import retraining
+from ai_hub.forecasting import log, retraining
 from ai_hub.settings import ServiceSettings, Settings
+from mlflow_plugins.gates.comparison import records
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,17 +93,19 @@ def test_model_of_the_demo__shows_its_production_version(demo: Demo, aliases_pag
 
 
 @pytest.mark.timeout(900)
-def test_model_whose_load_has_changed__was_trained_anew(demo: Demo) -> None:
+def test_model_whose_load_has_changed__was_trained_anew_compared_and_promoted(demo: Demo) -> None:
     del demo
     newest = registry.list_versions(drift.TENANT, drift.MODEL)[0]
-    in_production = registry.production_version(drift.TENANT, drift.MODEL)
-    assert (newest.stage, newest.version) == ("Staging", in_production.version + 1)
+    assert newest.stage == "Production"
+    before = newest.version - 1
     with transaction(Settings(), drift.TENANT) as connection:
         (request,) = retraining.find_all(connection, drift.TENANT)
-    assert (request.status, request.version, request.new_version) == (
-        *("completed", in_production.version),
-        newest.version,
-    )
+        (shadow,), _ = log.list_runs(connection, drift.TENANT, role=log.Role.SHADOW)
+    assert (request.status, request.version, request.new_version) == ("completed", before, newest.version)
+    assert (shadow.version, shadow.status) == (newest.version, "complete")
+    (compared,) = records(newest.tags)
+    assert (compared.production.version, compared.production.is_registered) == (before, True)
+    assert (compared.challenger.is_registered, compared.weeks) == (False, 9)
     assert request.causes == ["error", "drift"]
     # the meter that changed, by as much as it did
     (meter,) = request.evidence["drift"]["meters"]

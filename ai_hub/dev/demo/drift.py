@@ -1,4 +1,4 @@
-"""A load that changes: its finding, the retraining that is proposed, approved and done."""
+"""A load that changes: its finding, the retraining that is proposed, approved and done, and its promotion."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ _FACTOR: Final = 1.6
 _FRIDAY: Final = 5
 #: Seconds that the training may take.
 _LONGEST_S: Final = 300
+#: Weeks that are compared: after the training of the version in production, which so stands for itself.
+_COMPARED: Final = 9
 _RECIPE: Final = ("--horizon", "24h", "--weeks", "10", "--holdout-weeks", "2")
 
 
@@ -83,6 +85,24 @@ def show(steps: Steps, hour: datetime) -> dict[str, Any]:
         f"({done['new_semantic_version']}) in staging, {done['semantic_version']} still in production"
     )
     return done
+
+
+def promote(steps: Steps, request: dict[str, Any]) -> None:
+    """The version that was trained anew in shadow and beside the one in production, then in its place.
+
+    Raises:
+        StepFailedError: a command failed.
+    """
+    steps.begin(f"Compare what was trained anew with production, and promote it ({TENANT})")
+    own, version = ("--tenant", TENANT), ("--version", str(request["new_version"]))
+    steps.run("ai-hub", "forecast", "run", *own, "--shadow")
+    found = steps.json("ai-hub", "compare", MODEL, *own, *version, "--weeks", str(_COMPARED))
+    low, high = found["interval_percent"]
+    gain = f"gain {found['gain_percent']:.1f} % ({low:.1f} to {high:.1f} %) over {found['weeks']} past weeks"
+    steps.console.print(f"{gain}; the load has changed in the last of them", highlight=False)
+    reason = ("--reason", f"the new freezers stay; {gain}")
+    steps.run("ai-hub", "promote", MODEL, *own, *version, *reason)
+    steps.end(f"{gain}; version {request['new_version']} in production")
 
 
 def _wait(request_id: UUID) -> None:

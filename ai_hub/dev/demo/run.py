@@ -67,7 +67,7 @@ def run(console: Console, *, weeks: int | None = None) -> list[Forecaster]:
     _predict(steps, forecasters)
     ahead = _forecast(steps, sorted({item.tenant for item in series}))
     _serve(steps, forecasters[0], series, hour)
-    drift.show(steps, hour)
+    drift.promote(steps, drift.show(steps, hour))
     _summarize(console, steps, forecasters)
     _show_ahead(console, ahead)
     return forecasters
