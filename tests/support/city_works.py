@@ -89,6 +89,7 @@ def city_works(feast_apply: object, tmp_path_factory: pytest.TempPathFactory) ->
     add_detection(dsn)
     add_explanation(dsn)
     add_retraining(dsn)
+    add_import(dsn)
     write_export(settings)
     for tenant in (TENANT, OTHER):
         registry.ensure_tenant(tenant)
@@ -128,6 +129,21 @@ def add_meters(dsn: str) -> None:
                     [tenant, asset, times],
                 )
     refresh(dsn=dsn)
+
+
+def add_import(dsn: str) -> None:
+    """The file of the examples, whose first hours were the meters' first ones."""
+    hours = datetime.now(UTC) - _HISTORY
+    with connect(dsn) as connection:
+        connection.execute(
+            "WITH file AS (INSERT INTO imports (tenant_id, table_name, file_name, sha256, finished_at, row_count)"
+            " SELECT %(tenant)s, 'timeseries_data', 'meters.csv', repeat('0', 64), now(), 24"
+            " WHERE NOT EXISTS (SELECT FROM imports WHERE tenant_id = %(tenant)s)"
+            " RETURNING import_id, tenant_id)"
+            " INSERT INTO import_hours SELECT import_id, tenant_id, %(assets)s,"
+            " tstzmultirange(tstzrange(%(start)s, %(end)s)), now() FROM file",
+            {"tenant": TENANT, "assets": list(ASSETS), "start": hours, "end": hours + 24 * HOUR},
+        )
 
 
 def add_export(dsn: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import partial
 from typing import Annotated
-from uuid import UUID  # noqa: TC003  # FastAPI reads it
+from uuid import UUID
 
 from fastapi import APIRouter, Path, Request
 
@@ -23,6 +23,8 @@ _RESPONSES = errors.responses(400, 401, 403, 404, 422, 429, 503)
 _ModelId = Annotated[
     str, Path(description="tenant:model:version", examples=["city-works:demand-forecast:v1.2.0"])
 ]
+_ForecastId = Annotated[UUID, Path(examples=["0193d4a1-7c00-7000-8000-0b8a6c1f2e90"])]
+_AssetId = Annotated[AssetId, Path(examples=["meter-008"])]
 _ImportName = Annotated[
     str,
     Path(
@@ -49,7 +51,7 @@ async def get_model_lineage(caller: Caller, request: Request, model_id: _ModelId
 
 @router.get("/forecasts/{forecast_id}", response_model=LineageOf, responses=_RESPONSES)
 async def get_forecast_lineage(
-    *, caller: Caller, request: Request, forecast_id: UUID, tenant_id: TenantQuery = None
+    *, caller: Caller, request: Request, forecast_id: _ForecastId, tenant_id: TenantQuery = None
 ) -> LineageOf:
     """Files and version that a forecast was made of, and what forecasts of its days were worth."""
     tenant = own_tenant(caller, tenant_id)
@@ -84,7 +86,7 @@ async def get_import_lineage(
 
 @router.get("/assets/{asset_id}", response_model=LineageOf, responses=_RESPONSES)
 async def get_asset_lineage(
-    *, caller: Caller, request: Request, asset_id: AssetId, tenant_id: TenantQuery = None
+    *, caller: Caller, request: Request, asset_id: _AssetId, tenant_id: TenantQuery = None
 ) -> LineageOf:
     """Files of an asset, versions that were trained on it, and its forecasts."""
     tenant = own_tenant(caller, tenant_id)
