@@ -40,15 +40,16 @@ DELETE FROM served_features WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM served_features WHERE tenant_id = %s ORDER BY served_at LIMIT %s FOR UPDATE SKIP LOCKED
 )) RETURNING asset_id, view_name, event_timestamp, served_at, features
 """
-# of each sample the versions that were present at some time in the delay before it was served
+# of each sample the versions that were stored when it was served, and whether they were present at some time
+# in the delay before
 _HISTORY: Final = """
-SELECT sample.number, {columns}
+SELECT sample.number,
+    source.superseded_at IS NULL OR source.superseded_at > sample.served_at - %(delay)s::interval, {columns}
 FROM unnest(%(assets)s::text[], %(times)s::timestamptz[], %(served)s::timestamptz[])
     WITH ORDINALITY AS sample (asset, at, served_at, number)
 JOIN ({versions}) AS source
     ON source.asset_id = sample.asset AND source.event_timestamp = sample.at
     AND source.created_timestamp <= sample.served_at + %(clocks)s::interval
-    AND (source.superseded_at IS NULL OR source.superseded_at > sample.served_at - %(delay)s::interval)
 WHERE source.tenant_id = %(tenant)s AND source.asset_id = ANY (%(assets)s)
     AND source.event_timestamp BETWEEN %(first)s AND %(last)s
 """
@@ -68,7 +69,7 @@ class Skew:
 
     #: rows that were compared
     compared: int = 0
-    #: those of views without versions of their rows, which are not
+    #: those of which no version was stored when they were served, and of views without versions of their rows
     not_compared: int = 0
     #: features of assets that differ, by tenant and asset
     found: list[tuple[str, str, Finding]] = field(default_factory=list)
@@ -119,8 +120,10 @@ def _check_batch(
             if versions is None:
                 skew.not_compared += len(of_view)
                 continue
-            skew.compared += len(of_view)
-            for (asset, subject), compared in _compare(connection, tenant, view, versions, of_view).items():
+            rows, by_feature = _compare(connection, tenant, view, versions, of_view)
+            skew.compared += rows
+            skew.not_compared += len(of_view) - rows
+            for (asset, subject), compared in by_feature.items():
                 finding = _finding(subject, compared)
                 before = stored.get((asset, subject))
                 if finding is not None:
@@ -156,8 +159,12 @@ class _Compared(NamedTuple):
 
 def _compare(
     connection: Connection[Any], tenant: str, view: str, versions: str, samples: Sequence[_Sample]
-) -> dict[tuple[str, str], list[_Compared]]:
-    """By asset and `view.feature`; features that history does not store are left out."""
+) -> tuple[int, dict[tuple[str, str], list[_Compared]]]:
+    """How many rows are compared, and what by asset and `view.feature`.
+
+    Features that history does not store are left out, and so are samples of rows that it had not stored by
+    then: they were computed when they were read, or their asset is gone.
+    """
     # a query of the feature repository
     relation = sql.SQL(versions.replace("%", "%%"))
     described = connection.execute(sql.SQL("SELECT * FROM ({}) AS source LIMIT 0").format(relation), {})
@@ -168,7 +175,7 @@ def _compare(
         versions=relation,
     )
     rows: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for number, *values in connection.execute(
+    for number, is_present, *values in connection.execute(
         query,
         {
             "tenant": tenant,
@@ -181,14 +188,16 @@ def _compare(
             "delay": _DELAY,
         },
     ):
-        rows[number].append(dict(zip(names, values, strict=False)))
+        of_sample = rows[number]
+        if is_present:
+            of_sample.append(dict(zip(names, values, strict=False)))
     found: dict[tuple[str, str], list[_Compared]] = defaultdict(list)
     for number, each in enumerate(samples, 1):
         for name in names:
-            if name in each.features:
+            if number in rows and name in each.features:
                 offline = [row[name] for row in rows[number]]
                 found[each.asset, f"{view}.{name}"].append(_Compared(each.time, each.features[name], offline))
-    return found
+    return len(rows), found
 
 
 def _finding(subject: str, compared: Sequence[_Compared]) -> Finding | None:

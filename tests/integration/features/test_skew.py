@@ -52,13 +52,13 @@ def tenants(energy: Energy) -> tuple[str, str]:
     return names
 
 
-def serve(tenant: str, options: Any = ALL, times: int = 1, **settings: Any) -> None:
+def serve(tenant: str, options: Any = ALL, times: int = 1, asset: str = "meter", **settings: Any) -> None:
     """Ask for the features of every set; samples are written by the end."""
 
     async def work(reader: FeatureReader) -> None:
         for _ in range(times):
             for name in SETS:
-                await ask(reader, tenant, "meter", feature_set=name)
+                await ask(reader, tenant, asset, feature_set=name)
 
     run(work, Clock(datetime.now(UTC)), options=options, **settings)
 
@@ -147,6 +147,46 @@ def test_wrong_value_online__is_a_finding_of_its_tenant_until_it_is_right(
     plain = CliRunner().invoke(app, ["check", "features", "--tenant", tenant])
     assert "3 served rows compared with history; 1 findings resolved" in plain.output
     assert findings(tenant) == {}
+
+
+def test_rows_without_a_version_when_they_were_served__are_not_compared(
+    energy: Energy, tenants: tuple[str, str]
+) -> None:
+    tenant, other = tenants
+    # of a new meter, served before a refresh has stored its rows
+    with connect() as connection:
+        register(connection, tenant, "new", "Europe/Berlin")
+        write(connection, tenant, "new", {energy.now - (n + 1) * HOUR: 5.0 for n in range(200)})
+    materialize(energy.store, newest.Scope([tenant]))
+    serve(tenant, asset="new")
+    serve(other)
+    assert len(samples(tenant)) == len(samples(other)) == 3
+    with connect() as connection:  # clocks may differ by seconds
+        connection.execute(
+            "UPDATE served_features SET served_at = served_at - INTERVAL '1 minute' WHERE tenant_id = %s",
+            [tenant],
+        )
+    refresh()
+    skew = check_served(energy.store, tenants=[tenant])
+    assert (skew.compared, skew.not_compared, skew.found) == (0, 3, [])
+    # a sample that was written after its asset had gone
+    with connect() as connection:
+        connection.execute("UPDATE served_features SET asset_id = 'gone' WHERE tenant_id = %s", [other])
+    said = CliRunner().invoke(app, ["check", "features", "--tenant", other])
+    assert "0 served rows compared with history, 3 could not be" in said.output
+    assert findings(tenant) == findings(other) == {}
+    # one that history has no longer is a finding
+    serve(other)
+    with connect() as connection:
+        connection.execute(
+            "UPDATE served_features SET served_at = served_at + INTERVAL '3 hours' WHERE tenant_id = %s",
+            [other],
+        )
+        connection.execute("DELETE FROM timeseries_data WHERE tenant_id = %s", [other])
+    refresh()
+    assert {each.subject for _, _, each in check_served(energy.store, tenants=[other]).found} >= {
+        "forecast_basic_features.lag_1h"
+    }
 
 
 def feature_fields(energy: Energy, view: str) -> dict[str, bytes]:
