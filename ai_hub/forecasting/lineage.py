@@ -191,7 +191,9 @@ WITH subjects AS (
     FROM import_hours JOIN imports USING (tenant_id, import_id)
     WHERE tenant_id = %(tenant)s AND written_at <= %(known_at)s
         AND assets && ARRAY(SELECT DISTINCT subject FROM subjects)
-        AND hours && tstzrange(%(start)s, %(end)s)
+        AND hours && tstzrange(
+            %(start)s, CASE table_name WHEN 'weather_features' THEN %(weather_until)s ELSE %(end)s END
+        )
 ), readings AS NOT MATERIALIZED (
     SELECT * FROM (
         SELECT tenant_id, asset_id, "timestamp", ingested_at FROM timeseries_data AS amounts
@@ -241,7 +243,8 @@ WHERE tenant_id = %(tenant)s AND (%(model)s::text IS NULL OR model = %(model)s)
     AND (%(version)s::integer IS NULL OR version = %(version)s)
     AND (%(assets)s::text[] IS NULL OR assets && %(assets)s)
     AND (%(known_since)s::timestamptz IS NULL OR known_at >= %(known_since)s)
-    AND (%(first)s::timestamptz IS NULL OR issued_at > %(first)s AND issued_at < %(last)s)
+    AND (%(first)s::timestamptz IS NULL OR issued_at < %(last)s
+        AND issued_at + CASE WHEN %(is_weather)s::boolean THEN horizon ELSE INTERVAL '0' END > %(first)s)
 GROUP BY model, version, role ORDER BY model, version, role
 """
 _SCORES: Final[LiteralString] = """
@@ -265,12 +268,15 @@ def imports_used(
     start: datetime,
     end: datetime,
     known_at: datetime,
+    weather_until: datetime | None = None,
 ) -> tuple[list[Import], int]:
     """Imports with readings and weather of the assets in [start, end) as known at a time, newest first.
 
-    Also returns how many of these readings no import has written.
+    Also returns how many of these readings no import has written. Weather counts up to `weather_until`,
+    which may be after `end`: that of the hours that are forecast.
     """
     values = {"tenant": tenant, "assets": list(assets), "start": start, "end": end, "known_at": known_at}
+    values["weather_until"] = weather_until or end
     rows = connection.execute(_USED, values | {"limit": MOST_IMPORTS}).fetchall()
     return [Import(*row[1:]) for row in rows if row[1] is not None], rows[0][0]
 
@@ -363,6 +369,7 @@ def of_forecast(connection: psycopg.Connection[Any], run: Run, trained: TrainedV
             run.assets,
             start=run.issued_at - lookback,
             end=run.issued_at,
+            weather_until=run.issued_at + run.horizon,
             known_at=run.known_at,
         )
         gaps += _gaps(connection, run.tenant, run.assets, used, without_file)
@@ -418,6 +425,10 @@ _MARKS: Final[LiteralString] = """
 SELECT array_agg(DISTINCT asset), min(lower(hours)), max(upper(hours)), min(written_at)
 FROM import_hours, unnest(assets) AS asset WHERE tenant_id = %s AND import_id = %s
 """
+_AROUND: Final[LiteralString] = """
+SELECT asset_id FROM assets
+WHERE tenant_id = %(tenant)s AND coalesce(weather_asset_id, asset_id) = ANY (%(stations)s)
+"""
 
 
 def of_import(
@@ -433,6 +444,10 @@ def of_import(
     """
     row = connection.execute(_MARKS, [tenant, found.import_id]).fetchone()
     assets, first, last, written_at = cast("tuple[Any, Any, Any, Any]", row)
+    is_weather = found.table_name == "weather_features"
+    if is_weather and assets:  # a station's; forecasts are of the assets around it
+        around = connection.execute(_AROUND, {"tenant": tenant, "stations": assets})
+        assets = [asset for (asset,) in around]
     gaps = [gap for each in trained for gap in each.gaps]
     if found.table_name == "covariates":
         gaps.insert(0, "of external series it is not recorded which values a file wrote")
@@ -470,6 +485,7 @@ def of_import(
                 known_since=written_at,
                 first=first,
                 last=last + lookback,
+                is_weather=is_weather,
             )
     return Lineage([found], None, versions, forecasts, scores, gaps)
 
@@ -504,7 +520,7 @@ def of_asset(
 
 
 def _forecasts(connection: psycopg.Connection[Any], **which: Any) -> list[Forecasts]:
-    names = ("model", "version", "assets", "known_since", "first", "last")
+    names = ("model", "version", "assets", "known_since", "first", "last", "is_weather")
     rows = connection.execute(_FORECASTS, dict.fromkeys(names) | which)
     return [Forecasts(*row) for row in rows]
 

@@ -21,7 +21,7 @@ from ai_hub.errors import NotFoundError
 from ai_hub.forecasting import lineage, log
 from ai_hub.forecasting.log import Grid, Role, Run
 from ai_hub.forecasting.training_rows import FeatureRows
-from ai_hub.ingest.files import ingest_readings
+from ai_hub.ingest.files import ingest_readings, ingest_weather
 from ai_hub.ingest.options import Options
 
 if TYPE_CHECKING:
@@ -279,6 +279,44 @@ def test_lineage__of_a_forecast__leads_back_to_files_and_on_to_scores(energy: En
     assert "file      history.csv, 672 rows of timeseries_data" in plain.stdout
     assert "trained on forecast_basic_features" in plain.stdout
     assert "gap       1 readings" in plain.stdout
+
+
+def test_forecast__is_traced_to_the_weather_that_was_forecast_for_it(
+    trained: Any, tenant: str, tmp_path: Path
+) -> None:
+    add_assets(tenant, "meter", "station")
+    with connect() as connection:
+        connection.execute(
+            "UPDATE assets SET weather_asset_id = 'station' WHERE tenant_id = %s AND asset_id = 'meter'",
+            [tenant],
+        )
+    for name, lead in (("in-time.csv", 20), ("beyond.csv", 48)):
+        path = tmp_path / name
+        path.write_text(f"timestamp,asset_id,temperature\n{(START + lead * HOUR).isoformat()},station,7.5\n")
+        ingest_weather(path, Options(tenant=tenant, timezone="UTC"), reject_file=tmp_path / "rejected.csv")
+    # as if the version were of this tenant, and trained on a time long ago
+    found = lineage.trained_version(trained["tenant"], MODEL, 1)
+    assert found.training_set is not None
+    edge = START - 400 * DAY
+    rows = replace(found.training_set, start=edge, readings_from=edge - DAY, end=edge + DAY)
+    version = replace(found, version=replace(found.version, tenant=tenant), training_set=rows)
+    run = Run(
+        *(tenant, MODEL, 1, "v1.0.0", found.version.manifest_sha256, Role.LIVE, START),
+        known_at=now(),
+        step=HOUR,
+        horizon=48 * HOUR,
+        assets=("meter",),
+        unit="kW",
+    )
+    with connect() as connection:
+        log.write(connection, run, Grid(np.ones((1, 48))))
+    with connect() as connection, as_tenant(connection, tenant):
+        back = lineage.of_forecast(connection, run, version)
+        assert [each.file_name for each in back.imports] == ["in-time.csv"]
+        for name, runs in (("in-time.csv", [1]), ("beyond.csv", [])):
+            file = lineage.find_import(connection, tenant, name)
+            on = lineage.of_import(connection, tenant, file, [version])
+            assert [each.runs for each in on.forecasts] == runs
 
 
 def test_lineage__of_another_tenant_or_of_two_things__is_refused(energy: Energy, trained: Any) -> None:
