@@ -32,7 +32,7 @@ from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.forecasting import By
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.console import Console
 
@@ -185,14 +185,19 @@ def _check(
     proposals: list[Proposals] = []
     errors: list[Exception] = []
     for tenant in tenants:
-        try:
-            outcomes.append(check_models(settings, tenant, in_production=in_production))
-            if tenant in versions:
-                proposals.append(propose(settings, tenant, versions[tenant], card_of=card_of))
-                log_weekly_scores(settings, tenant)
-                notify_receivers(settings, tenant)
-        except Exception as error:  # noqa: BLE001  # the other tenants are checked all the same
-            errors.append(error)
+        steps: tuple[Callable[[str], object], ...] = (
+            lambda name: outcomes.append(check_models(settings, name, in_production=in_production)),
+            lambda name: proposals.append(propose(settings, name, versions[name], card_of=card_of)),
+            lambda name: log_weekly_scores(settings, name),
+            lambda name: notify_receivers(settings, name),
+        )
+        for number, step in enumerate(steps):
+            if number and tenant not in versions:  # the registry does not tell
+                break
+            try:
+                step(tenant)
+            except Exception as error:  # noqa: BLE001  # the other steps and tenants go on all the same
+                errors.append(error)
     return outcomes, proposals, errors
 
 

@@ -93,8 +93,8 @@ def _log(tenant: str, model: str, version: int, weeks: list[_Week], now: datetim
         answer = call("GET", f"{API}/runs/get", tenant=tenant, params={"run_id": run_id}) if run_id else None
     except NotFoundError:
         answer = None
-    if answer is None:  # the version or its run is gone; its scores stay in the database
-        return 0
+    if answer is None or answer["run"]["info"].get("lifecycle_stage") != "active":
+        return 0  # the version or its run is gone, or deleted in MLflow; its scores stay in the database
     keys = {f"{week.prefix}{name}" for week in weeks for name in week.values}
     logged = {key: _history(tenant, str(run_id), key) for key in sorted(keys)}
     new = [week for week in weeks if _is_new(week, logged)]

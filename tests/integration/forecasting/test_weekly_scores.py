@@ -13,8 +13,10 @@ from support.day_ahead import promote_day_ahead
 from typer.testing import CliRunner
 
 from ai_hub import registry
+from ai_hub.cli.forecasts import _check
 from ai_hub.cli.main import app
 from ai_hub.db import connect
+from ai_hub.errors import AiHubError
 from ai_hub.forecasting.weekly_scores import log_weekly_scores
 from ai_hub.settings import Settings
 
@@ -138,6 +140,34 @@ def test_weeks__are_metrics_of_the_logged_model_and_a_dataset(energy: Energy, te
     found = [each for each in model.metrics if each.key == "live.mae"]
     assert found
     assert {(each.dataset_name, each.dataset_digest) for each in found} == {(dataset.name, dataset.digest)}
+
+
+def test_run_deleted_in_mlflow__is_left_out(energy: Energy, tenant: str) -> None:
+    client = MlflowClient(energy.environment["MLFLOW_TRACKING_URI"])
+    with registry.tenant_scope(tenant):
+        run_id = str(registry.find_version(tenant, MODEL, 1).run_id)
+        client.delete_run(run_id)
+        try:
+            # weeks that are new
+            assert log_weekly_scores(Settings(), tenant, now=PRESENT + 14 * DAY) == 0
+        finally:
+            client.restore_run(run_id)
+
+
+def test_check_models__goes_on_with_the_next_step_after_one_that_fails(
+    tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AiHubError("as if")
+
+    monkeypatch.setattr("ai_hub.forecasting.retraining.propose", fail)
+    monkeypatch.setattr("ai_hub.forecasting.weekly_scores.log_weekly_scores", fail)
+    monkeypatch.setattr("ai_hub.cli.retrain.notify_receivers", lambda _, name: told.append(name))
+    outcomes, proposals, errors = _check(Settings(), [tenant])
+    assert ([each.tenant for each in outcomes], proposals, told) == ([tenant], [], [tenant])
+    assert [str(each) for each in errors] == ["as if", "as if"]
 
 
 def test_check_models__writes_them(energy: Energy, tenant: str) -> None:
