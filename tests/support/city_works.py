@@ -136,7 +136,8 @@ def add_import(dsn: str) -> None:
     hours = datetime.now(UTC) - _HISTORY
     with connect(dsn) as connection:
         connection.execute(
-            "WITH file AS (INSERT INTO imports (tenant_id, table_name, file_name, sha256, finished_at, row_count)"
+            "WITH file AS (INSERT INTO imports"
+            " (tenant_id, table_name, file_name, sha256, finished_at, row_count)"
             " SELECT %(tenant)s, 'timeseries_data', 'meters.csv', repeat('0', 64), now(), 24"
             " WHERE NOT EXISTS (SELECT FROM imports WHERE tenant_id = %(tenant)s)"
             " RETURNING import_id, tenant_id)"
