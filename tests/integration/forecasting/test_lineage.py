@@ -322,6 +322,7 @@ def test_forecast__is_traced_to_the_weather_that_was_forecast_for_it(
 def test_lineage__of_another_tenant_or_of_two_things__is_refused(energy: Energy, trained: Any) -> None:
     with pytest.raises(NotFoundError), connect() as connection, as_tenant(connection, energy.twin):
         lineage.find_import(connection, trained["tenant"], "history.csv")
+    known_at = now()  # by a connection of its own
     with connect() as connection, as_tenant(connection, energy.twin):
         used, without_file = lineage.imports_used(
             connection,
@@ -329,7 +330,7 @@ def test_lineage__of_another_tenant_or_of_two_things__is_refused(energy: Energy,
             ["meter"],
             start=trained["hours"][-1],
             end=energy.now,
-            known_at=now(),
+            known_at=known_at,
         )
         assert (used, without_file) == ([], 0)
     registry.ensure_tenant(energy.twin)

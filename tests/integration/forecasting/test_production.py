@@ -246,7 +246,7 @@ def test_follow__says_each_error_once_and_tries_again(
         return production.Issued(*(found or ([], [], [])))
 
     monkeypatch.setattr(Issuer, "catch_up", look)
-    monkeypatch.setattr(forecasts, "_check", lambda *_: ([], []))
+    monkeypatch.setattr(forecasts, "_check", lambda *_: ([], [], []))
     lines = call("run", "--tenant", "t", "--follow", "--interval", "0.1").splitlines()
     # with the time before
     assert [line.split(" ", 2)[2].partition(":")[0] for line in lines] == [
