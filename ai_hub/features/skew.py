@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from psycopg import sql
 
 from ai_hub.db.connection import connect
+from ai_hub.features.online.sampling import plain
 from ai_hub.ingest.findings import Changes, Finding, FindingsRepository
 from ai_hub.ingest.options import FindingKind
+from feast_plugins.windows.features import CALENDAR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +31,9 @@ _CLOCKS: Final = timedelta(seconds=10)
 #: Features may be of single precision.
 _RELATIVE: Final = 1e-6
 _ABSOLUTE: Final = 1e-9
+#: What versions of rows have from the register as it is now, and what tells its time zone.
+_TELLS_ZONE: Final = frozenset(("timezone", "local_time"))
+_OF_ZONE: Final = frozenset(("timezone", *CALENDAR))
 #: Tag of a source: query of all versions of its rows, see feast_plugins.offline.views.
 _VERSIONS_TAG: Final = "versions"
 _TENANTS: Final = (
@@ -195,9 +200,19 @@ def _compare(
     for number, each in enumerate(samples, 1):
         for name in names:
             if number in rows and name in each.features:
-                offline = [row[name] for row in rows[number]]
+                offline = [plain(row[name]) for row in rows[number]]
+                if name in _OF_ZONE and _zone_changed(each, rows[number]):
+                    continue
                 found[each.asset, f"{view}.{name}"].append(_Compared(each.time, each.features[name], offline))
     return len(rows), found
+
+
+def _zone_changed(sample: _Sample, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether it was served with another time zone than the register has, which keeps no versions."""
+    served = {name: sample.features[name] for name in _TELLS_ZONE & sample.features.keys()}
+    return any(
+        row.get(name, value) != value for row in rows for name, value in served.items() if value is not None
+    )
 
 
 def _finding(subject: str, compared: Sequence[_Compared]) -> Finding | None:
@@ -216,11 +231,11 @@ def _finding(subject: str, compared: Sequence[_Compared]) -> Finding | None:
 
 
 def _are_same(online: Any, offline: Any) -> bool:
+    if isinstance(online, list) and isinstance(offline, list):
+        return len(online) == len(offline) and all(map(_are_same, online, offline))
     if isinstance(online, int | float) and isinstance(offline, int | float):
-        return math.isclose(online, offline, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE) or (
-            online != online and offline != offline  # noqa: PLR0124  # NaN
-        )
-    return bool(online == offline) or (online is None and isinstance(offline, float) and math.isnan(offline))
+        return math.isclose(online, offline, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
+    return bool(online == offline)
 
 
 def skew_lines(skew: Skew) -> Iterator[str]:

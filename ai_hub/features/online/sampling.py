@@ -6,6 +6,8 @@ import asyncio
 import math
 import random
 from collections import defaultdict
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import anyio
@@ -21,7 +23,6 @@ from feast_plugins.online import encoding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from datetime import datetime
 
     from ai_hub.features.online.query import Query
     from ai_hub.features.online.rows import CachedRows
@@ -64,6 +65,7 @@ class Sampler:
         self._rate = rate
         self._waiting: list[_Sample] = []
         self._task: asyncio.Task[None] | None = None
+        self._is_closing = asyncio.Event()
         #: requests until the next one that is drawn
         self._left = self._gap()
 
@@ -85,34 +87,43 @@ class Sampler:
                 self._task = asyncio.create_task(self._write_later(), name="served features")
 
     async def aclose(self) -> None:
-        """Write what is waiting."""
+        """Write what is waiting; what takes too long is lost."""
+        self._is_closing.set()
         if self._task is not None:
+            await asyncio.wait([self._task], timeout=_CLOSE_S)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        with anyio.move_on_after(_CLOSE_S):
-            await self._write()
+        _LOST.inc(len(self._waiting))
+        self._waiting = []
 
     def _gap(self) -> int:
         """Draw how many requests there are from one that is drawn to the next."""
         return 1 if self._rate >= 1 else 1 + int(math.log(1 - random.random()) / math.log1p(-self._rate))  # noqa: S311
 
     async def _write_later(self) -> None:
-        await asyncio.sleep(_FLUSH_S)
-        await self._write()
+        while self._waiting:  # some may come during a write
+            with anyio.move_on_after(_FLUSH_S):
+                await self._is_closing.wait()
+            await self._write()
 
     async def _write(self) -> None:
         samples, self._waiting = self._waiting, []
         by_tenant: dict[str, list[_Sample]] = defaultdict(list)
         for each in samples:
             by_tenant[each.tenant].append(each)
-        for tenant, of_tenant in by_tenant.items():
+        while by_tenant:
+            tenant, of_tenant = next(iter(by_tenant.items()))
             try:
                 await anyio.to_thread.run_sync(self._insert, tenant, of_tenant, abandon_on_cancel=True)
+            except asyncio.CancelledError:
+                _LOST.inc(sum(map(len, by_tenant.values())))
+                raise
             except Exception as error:  # noqa: BLE001  # a sample is worth no trouble
                 _LOST.inc(len(of_tenant))
                 _log.warning(
                     "served_features.not_written", tenant=tenant, reason=str(error).partition("\n")[0]
                 )
+            del by_tenant[tenant]
 
     def _insert(self, tenant: str, samples: Sequence[_Sample]) -> None:
         rows = [row for each in samples for row in _rows(each)]
@@ -133,7 +144,7 @@ def _rows(sample: _Sample) -> Iterator[tuple[Any, ...]]:
     for view, time, columns in zip(sample.query.views, sample.times, sample.query.columns, strict=True):
         if time is not None:
             features = {
-                name: _plain(encoding.python_values([sample.cells[index] or b""], kind)[0])
+                name: plain(encoding.python_values([sample.cells[index] or b""], kind)[0])
                 for index, name, kind in columns
             }
             yield (
@@ -142,10 +153,14 @@ def _rows(sample: _Sample) -> Iterator[tuple[Any, ...]]:
             )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """As JSON has it; what it has no form for is text."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, Decimal):
+        value = float(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return value if value is None or isinstance(value, bool | int | str) else str(value)

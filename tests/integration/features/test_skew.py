@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
-from datetime import UTC, datetime, timedelta
+import threading
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +25,9 @@ from ai_hub.db.refresh import refresh
 from ai_hub.db.tenant_scope import as_tenant
 from ai_hub.features import newest
 from ai_hub.features.materialize import materialize
-from ai_hub.features.online.sampling import Sampler
-from ai_hub.features.skew import check_served
+from ai_hub.features.online import sampling
+from ai_hub.features.online.sampling import Sampler, plain
+from ai_hub.features.skew import _are_same, check_served
 from ai_hub.features.store import asset_key
 from ai_hub.settings import Settings
 
@@ -187,6 +191,71 @@ def test_rows_without_a_version_when_they_were_served__are_not_compared(
     assert {each.subject for _, _, each in check_served(energy.store, tenants=[other]).found} >= {
         "forecast_basic_features.lag_1h"
     }
+
+
+def test_time_zone__corrected_since__leaves_its_features_out(
+    energy: Energy, tenants: tuple[str, str]
+) -> None:
+    tenant, _ = tenants
+    serve(tenant)
+    with connect() as connection:
+        connection.execute("UPDATE assets SET timezone = 'Asia/Tokyo' WHERE tenant_id = %s", [tenant])
+    skew = check_served(energy.store, tenants=[tenant])
+    assert (skew.compared, skew.found) == (3, [])
+
+
+def test_plain_values__of_history_and_online_are_the_same() -> None:
+    at = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    for online, offline in (
+        (at, at.astimezone(timezone(2 * HOUR))),
+        (b"ab", b"ab"),
+        ([1.0, float("nan"), 3.0], [1.0 + 1e-9, None, 3.0]),
+        (0.1, Decimal("0.1")),
+        (float("nan"), None),
+    ):
+        assert _are_same(plain(online), plain(offline)), online
+    for online, offline in (([1.0, 2.0], [1.0, 2.1]), ([1.0], [1.0, 1.0]), (None, 0.0), (at, at + HOUR)):
+        assert not _are_same(plain(online), plain(offline)), online
+
+
+def test_samples__during_a_write_are_written_and_those_of_a_stop_counted(
+    tenants: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant, _ = tenants
+    monkeypatch.setattr(sampling, "_FLUSH_S", 0.01)
+    monkeypatch.setattr(sampling, "_CLOSE_S", 0.2)
+    began, go = threading.Event(), threading.Event()
+
+    async def work(reader: FeatureReader) -> None:
+        sampler = reader._sampler
+        assert sampler is not None
+        insert = sampler._insert
+
+        def slow(*arguments: Any) -> None:
+            began.set()
+            go.wait(30)
+            insert(*arguments)
+
+        monkeypatch.setattr(sampler, "_insert", slow)
+        await ask(reader, tenant, "meter", feature_set=SETS[0])
+        assert await asyncio.to_thread(began.wait, 30)
+        await ask(reader, tenant, "meter", feature_set=SETS[1])  # the first is being written
+        go.set()
+        assert sampler._task is not None
+        await asyncio.wait([sampler._task], timeout=30)
+        assert len(samples(tenant)) == 2
+        for event in (began, go):
+            event.clear()
+        await ask(reader, tenant, "meter", feature_set=SETS[0])
+        assert await asyncio.to_thread(began.wait, 30)
+        await ask(reader, tenant, "meter", feature_set=SETS[1])
+
+    before = sampling._LOST._value.get()
+    try:
+        run(work, Clock(datetime.now(UTC)), options=ALL)
+    finally:
+        go.set()
+    assert sampling._LOST._value.get() - before == 2
 
 
 def feature_fields(energy: Energy, view: str) -> dict[str, bytes]:
