@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from ai_hub.db.connection import connect
 from ai_hub.db.transactions import transaction
 from ai_hub.errors import NotFoundError
 from ai_hub.forecasting.accuracy import settled_before
@@ -39,6 +40,8 @@ WHERE tenant_id = %(tenant)s AND role = %(role)s AND scores.unit = coalesce(feat
     AND version > 0 AND day >= %(start)s AND day < %(end)s
 GROUP BY model, version, week ORDER BY model, version, week
 """
+#: Ends with the connection.
+_LOCK: Final = "SELECT pg_try_advisory_lock(hashtextextended('weekly_scores ' || %s, 0))"
 _NAMES: Final = ("hours", "mae", "rmse", "bias", "mae_over_mean", "coverage", "pinball", "skill")
 
 
@@ -65,6 +68,7 @@ class _Week:
 def log_weekly_scores(settings: Settings, tenant: str, *, now: datetime | None = None) -> int:
     """Write what is new to MLflow; returns how many weeks of versions that were.
 
+    One call of a tenant writes at a time; another one meanwhile writes nothing.
     A week is written when it is over, as provisional, and when its readings are taken for complete; after
     that only if corrected readings have changed it. What was written is read from MLflow, so a call that was
     killed may be repeated.
@@ -74,7 +78,12 @@ def log_weekly_scores(settings: Settings, tenant: str, *, now: datetime | None =
         tenant: whose.
         now: default: the present time.
     """
-    now = now or datetime.now(UTC)
+    with connect(settings.require("timescale_dsn"), autocommit=True) as lock:
+        (is_ours,) = lock.execute(_LOCK, [tenant]).fetchone() or (False,)
+        return _log_weekly_scores(settings, tenant, now or datetime.now(UTC)) if is_ours else 0
+
+
+def _log_weekly_scores(settings: Settings, tenant: str, now: datetime) -> int:
     today = now.astimezone(UTC).date()
     monday = today - timedelta(days=today.weekday())
     settled = settled_before(settings, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from datetime import UTC, datetime, timedelta
 from math import sqrt
@@ -17,7 +18,7 @@ from ai_hub.cli.forecasts import _check
 from ai_hub.cli.main import app
 from ai_hub.db import connect
 from ai_hub.errors import AiHubError
-from ai_hub.forecasting.weekly_scores import log_weekly_scores
+from ai_hub.forecasting.weekly_scores import _LOCK, log_weekly_scores
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -152,6 +153,16 @@ def test_run_deleted_in_mlflow__is_left_out(energy: Energy, tenant: str) -> None
             assert log_weekly_scores(Settings(), tenant, now=PRESENT + 14 * DAY) == 0
         finally:
             client.restore_run(run_id)
+
+
+@pytest.mark.skipif("AI_HUB_TEST_DSN" not in os.environ, reason="the embedded server has one session")
+def test_weeks__are_left_to_another_check_that_writes_them(tenant: str) -> None:
+    settings, later = Settings(), PRESENT + 14 * DAY
+    with connect(autocommit=True) as connection:
+        connection.execute(_LOCK, [tenant])
+        assert log_weekly_scores(settings, tenant, now=later) == 0
+    assert log_weekly_scores(settings, tenant, now=later) > 0
+    assert log_weekly_scores(settings, tenant, now=later) == 0
 
 
 def test_check_models__goes_on_with_the_next_step_after_one_that_fails(
