@@ -333,10 +333,16 @@ def _gaps(
     if len(imports) >= MOST_IMPORTS:
         gaps.append(f"only the newest {MOST_IMPORTS:,} imports are listed")
     present = connection.execute(
-        "SELECT asset_id FROM assets WHERE tenant_id = %s AND asset_id = ANY (%s)", [tenant, list(assets)]
-    )
-    if gone := sorted(set(assets) - {asset for (asset,) in present}):
+        "SELECT asset_id, weather_asset_id FROM assets WHERE tenant_id = %s AND asset_id = ANY (%s)",
+        [tenant, list(assets)],
+    ).fetchall()
+    if gone := sorted(set(assets) - {asset for asset, _ in present}):
         gaps.append(f"{len(gone):,} meters are gone with their readings: {', '.join(gone[:5])}")
+    if stations := sorted({station for _, station in present if station is not None}):
+        gaps.append(
+            f"weather is that of the stations that the meters have now ({', '.join(stations[:5])}): "
+            "which ones they had before is not recorded"
+        )
     return gaps
 
 

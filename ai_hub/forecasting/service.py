@@ -11,12 +11,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import anyio
 import anyio.to_thread
 import numpy as np
 import orjson
+import psycopg
 import structlog
 from prometheus_client import Counter
 
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from typing import TypeVar
     from uuid import UUID
-
-    import psycopg
 
     from ai_hub.features.online.reader import Answer, FeatureReader
     from ai_hub.forecasting import By
@@ -77,8 +76,8 @@ _PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
 _FIND_S: Final = 3.0
 _LOOK_S: Final = 0.1
-#: Seconds that a statement of a lineage may take.
-_TRACE_S: Final = 20
+#: Seconds that a lineage may take in the database, with its wait for the one before.
+_TRACE_S: Final = 20.0
 _MINUTE: Final = timedelta(minutes=1)
 _HOUR: Final = timedelta(hours=1)
 
@@ -365,6 +364,8 @@ class ForecastService:
         self._features = features
         self._assets: dict[tuple[str, str], _Asset] = {}
         self._limiter = anyio.CapacityLimiter(_THREADS)
+        # lineages are long, and forecasts do not wait for them
+        self._traces = anyio.CapacityLimiter(1)
         # where the registry hangs, models in memory go on
         registry_work = anyio.CapacityLimiter(_REGISTRY_THREADS)
         self._models = ProductionModels(lambda work: anyio.to_thread.run_sync(work, limiter=registry_work))
@@ -481,13 +482,24 @@ class ForecastService:
         Raises:
             ServiceDownError: the database does not answer, or takes too long for a request.
         """
+        end = time.monotonic() + _TRACE_S
+
+        class Limited(psycopg.Cursor[Any]):
+            """Gives each statement the time that is left of all."""
+
+            def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
+                left_ms = int((end - time.monotonic()) * 1000)
+                if left_ms <= 0:
+                    raise psycopg.errors.QueryCanceled(f"a lineage may take {_TRACE_S:g} seconds")
+                super().execute("SELECT set_config('statement_timeout', %s, true)", [f"{left_ms}ms"])
+                return super().execute(query, params, **options)
 
         def read() -> T:
             with transaction(self._settings, tenant) as connection:
-                connection.execute("SELECT set_config('statement_timeout', %s, true)", [f"{_TRACE_S}s"])
+                connection.cursor_factory = Limited
                 return work(connection)
 
-        return await self._in_thread(read)
+        return await anyio.to_thread.run_sync(read, limiter=self._traces)
 
     async def aclose(self) -> None:
         """Finish what is written."""

@@ -7,8 +7,9 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import anyio
 import numpy as np
 import pytest
 from mlflow import MlflowClient
@@ -17,17 +18,20 @@ from ai_hub import registry
 from ai_hub.db import connect
 from ai_hub.db.refresh import refresh
 from ai_hub.db.tenant_scope import as_tenant
-from ai_hub.errors import NotFoundError
+from ai_hub.errors import NotFoundError, ServiceDownError
 from ai_hub.forecasting import lineage, log
 from ai_hub.forecasting.log import Grid, Role, Run
+from ai_hub.forecasting.service import ForecastService
 from ai_hub.forecasting.training_rows import FeatureRows
 from ai_hub.ingest.files import ingest_readings, ingest_weather
 from ai_hub.ingest.options import Options
+from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import psycopg
     from support.energy import Energy
 
 HOUR = timedelta(hours=1)
@@ -313,6 +317,7 @@ def test_forecast__is_traced_to_the_weather_that_was_forecast_for_it(
     with connect() as connection, as_tenant(connection, tenant):
         back = lineage.of_forecast(connection, run, version)
         assert [each.file_name for each in back.imports] == ["in-time.csv"]
+        assert "stations that the meters have now (station)" in str(back.gaps)
         for name, runs in (("in-time.csv", [1]), ("beyond.csv", [])):
             file = lineage.find_import(connection, tenant, name)
             on = lineage.of_import(connection, tenant, file, [version])
@@ -339,6 +344,26 @@ def test_lineage__of_another_tenant_or_of_two_things__is_refused(energy: Energy,
     assert "of one thing" in result.stderr
     result = energy.run("ai-hub", "lineage", "--file", "history.csv", "--tenant", energy.twin)
     assert "has no import history.csv" in result.stderr
+
+
+def test_trace__has_one_limit_for_all_statements(
+    database: str, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del database
+    monkeypatch.setattr("ai_hub.forecasting.service._TRACE_S", 1.0)
+    ran: list[int] = []
+
+    def work(connection: psycopg.Connection[Any]) -> None:
+        for number in range(20):
+            connection.execute("SELECT pg_sleep(0.3)")
+            ran.append(number)
+
+    async def trace() -> None:
+        await ForecastService(Settings(), cast("Any", None)).trace(tenant, work)
+
+    with pytest.raises(ServiceDownError):
+        anyio.run(trace)
+    assert 0 < len(ran) < 4
 
 
 def test_training_set__of_runs_that_do_not_say__is_none() -> None:
