@@ -44,7 +44,10 @@ collect_garbage_less_often()
 # A process builds its command line once; here it serves every command that runs in the process of the tests.
 typer.main.get_command = cache(typer.main.get_command)
 # A client of httpx reads the certificates of all authorities, which takes forty milliseconds of CPU.
-httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)
+_tls = cache(lambda _, *arguments, **named: httpx.create_ssl_context(*arguments, **named))
+httpx._transports.default.create_ssl_context = lambda *arguments, **named: _tls(
+    (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")), *arguments, **named
+)
 # The process that the commands of tests are forks of has imported what most of them need, too.
 mlflow_servers.PRELOADED += [
     *("ai_hub.cli.main", "ai_hub.cli.feast_main", "ai_hub.cli.forecasting", "feast.repo_operations"),
