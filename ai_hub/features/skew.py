@@ -48,7 +48,7 @@ DELETE FROM served_features WHERE ctid = ANY (ARRAY(
 # of each sample the versions that were stored when it was served, and whether they were present at some time
 # in the delay before
 _HISTORY: Final = """
-SELECT sample.number,
+SELECT sample.number, source.created_timestamp <= sample.served_at,
     source.superseded_at IS NULL OR source.superseded_at > sample.served_at - %(delay)s::interval, {columns}
 FROM unnest(%(assets)s::text[], %(times)s::timestamptz[], %(served)s::timestamptz[])
     WITH ORDINALITY AS sample (asset, at, served_at, number)
@@ -180,7 +180,8 @@ def _compare(
         versions=relation,
     )
     rows: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for number, is_present, *values in connection.execute(
+    stored: set[int] = set()  # not only just after it, as a clock may tell
+    for number, is_stored, is_present, *values in connection.execute(
         query,
         {
             "tenant": tenant,
@@ -193,18 +194,18 @@ def _compare(
             "delay": _DELAY,
         },
     ):
-        of_sample = rows[number]
+        stored |= {number} if is_stored else set()
         if is_present:
-            of_sample.append(dict(zip(names, values, strict=False)))
+            rows[number].append(dict(zip(names, values, strict=False)))
     found: dict[tuple[str, str], list[_Compared]] = defaultdict(list)
     for number, each in enumerate(samples, 1):
         for name in names:
-            if number in rows and name in each.features:
+            if number in stored and name in each.features:
                 offline = [plain(row[name]) for row in rows[number]]
                 if name in _OF_ZONE and _zone_changed(each, rows[number]):
                     continue
                 found[each.asset, f"{view}.{name}"].append(_Compared(each.time, each.features[name], offline))
-    return len(rows), found
+    return len(stored), found
 
 
 def _zone_changed(sample: _Sample, rows: Sequence[Mapping[str, Any]]) -> bool:
