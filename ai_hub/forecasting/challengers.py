@@ -341,7 +341,7 @@ def _paired(found: _Replay, weeks: int) -> PairedComparison:
     if (known := len(counted_weeks(week))) < weeks:
         raise BadInputError(
             f"Of the {weeks} weeks from {found.start:%Y-%m-%d} on, {known} have enough to compare.",
-            hint="Ingest what was measured, or give more --weeks than the gate asks for.",
+            hint="Ingest what was measured, or compare fewer --weeks, none of which has gaps.",
         )
     groups = _groups(rows, row, lead)
     return compare(week, found.production[row, lead], found.challenger[row, lead], groups)

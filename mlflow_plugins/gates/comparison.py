@@ -82,7 +82,10 @@ class Shadow(_Document):
             return f"Of {self.issues} live issues it has forecast {self.shadowed} in shadow."
         if self.differing:
             return f"{self.differing} of {self.replayed} of its forecasts in shadow differ from their replay."
-        if not self.replayed or self.changed > (1 - _MOST) * self.replayed:
+        # one replay a day: fewer are of fewer days
+        if self.replayed < _MOST * days:
+            return f"Forecasts of {self.replayed} days in shadow were made again, and {days} are asked for."
+        if self.changed > (1 - _MOST) * self.replayed:
             return (
                 f"Of {self.replayed} replayed forecasts the features of {self.changed} are known otherwise."
             )

@@ -94,7 +94,7 @@ class Registrations:
             run_link: address of the run elsewhere.
             description: of the version.
         """
-        given = {key: text for key, text in given.items() if key not in tags.OWN}
+        given = tags.without_own(given)
         workspace = self._store.tenant()
         number = publishing.parse_number(given.get(semver.TAG))
         origin = publishing.resolve_source(self._store, workspace, source, run_id, model_id)
@@ -129,7 +129,7 @@ class Registrations:
     ) -> ModelVersion:
         """Register an export; see `LifecycleStore.import_version`."""
         number = publishing.parse_number(semantic_version)
-        given = {key: text for key, text in exported.tags.items() if key not in tags.OWN}
+        given = tags.without_own(exported.tags)
         given.pop(tags.STAGE, None)
         given.pop(semver.TAG, None)
         given.pop(publishing.KEY_TAG, None)

@@ -38,6 +38,13 @@ STAGE: Final = "lifecycle_stage"
 Filter = dict[str, Any]
 
 
+def without_own(given: Mapping[str, str]) -> dict[str, str]:
+    """Tags to register a version with: a copy is not what the comparisons of its original were about."""
+    return {
+        key: text for key, text in given.items() if key not in OWN and not key.startswith(comparison.PREFIX)
+    }
+
+
 def check_fixed(present: Mapping[str, str], version: int | str, key: str, value: str | None) -> None:
     """Refuse to change a fixed tag of a version that has the tags `present`; `value` None deletes it.
 

@@ -18,7 +18,8 @@ class Decision(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"reason": "heat pumps since November"}]}
     )
 
-    reason: str = Field(min_length=1, max_length=2000)
+    # PostgreSQL keeps no NUL in a text
+    reason: str = Field(min_length=1, max_length=2000, pattern=r"^[^\x00]*$")
 
 
 class RetrainRequestOf(BaseModel):

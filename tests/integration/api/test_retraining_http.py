@@ -79,6 +79,7 @@ def test_request__is_rejected_with_a_reason(call: Callable[..., httpx.Response],
     request = proposed(owner)
     path = f"/{request.request_id}/reject"
     assert call("POST", path, json={"reason": ""}).status_code == 422
+    assert call("POST", path, json={"reason": "a\0b"}).status_code == 422
     assert call("POST", path, json={"reason": "holidays"}).json()["status"] == "rejected"
     assert call("GET", params={"model_name": request.model, "status": "proposed"}).json()["requests"] == []
 

@@ -12,6 +12,9 @@ from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
 from mlflow.exceptions import MlflowException
 from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 from oracles.lifecycle import Model, refused
+from support.comparisons import record
+
+from mlflow_plugins.gates import comparison
 
 if TYPE_CHECKING:
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
@@ -166,6 +169,7 @@ def test_rename__only_without_versions(model: Model) -> None:
 def test_copy__to_another_model__enters_staging_with_its_origin(model: Model) -> None:
     model.register(semantic_version="2.3.0")
     model.move(1, "Production")
+    model.tag(1, f"{comparison.PREFIX}.1", record().model_dump_json())
     source = model.store.get_model_version(model.name, 1)
     other = Model(model.store)
     other.register()
@@ -173,6 +177,8 @@ def test_copy__to_another_model__enters_staging_with_its_origin(model: Model) ->
     assert copy.current_stage == "Staging"
     assert copy.tags["copied_from"] == f"models:/{model.name}/1"
     assert copy.tags["semantic_version"] == "v2.3.0"
+    # evidence of another model
+    assert not any(key.startswith(comparison.PREFIX) for key in copy.tags)
     # the number is taken now: a copy's number is a wish
     assert model.store.copy_model_version(source, other.name).tags["semantic_version"] == "v2.3.1"
     other.check()

@@ -59,7 +59,7 @@ def test_with_nothing_in_production_there_is_nothing_to_beat() -> None:
         ({"shadow": shadow(issues=0, shadowed=0)}, {"shadow_days": 14}, "Of 0 live issues"),
         ({"shadow": shadow(differing=1)}, {"shadow_days": 14}, "1 of 13 of its forecasts in shadow"),
         ({"shadow": shadow(changed=2)}, {"shadow_days": 14}, "features of 2 are known otherwise"),
-        ({"shadow": shadow(replayed=0)}, {"shadow_days": 14}, "Of 0 replayed forecasts"),
+        ({"shadow": shadow(replayed=12)}, {"shadow_days": 14}, "of 12 days in shadow were made again"),
     ],
 )  # fmt: skip
 def test_what_falls_short_is_refused(changed: dict[str, Any], settings: dict[str, Any], says: str) -> None:
