@@ -363,7 +363,8 @@ def test_trace__has_one_limit_for_all_statements(
 
     with pytest.raises(ServiceDownError):
         anyio.run(trace)
-    assert 0 < len(ran) < 4
+    # of 20; the embedded server looks at the time between statements
+    assert 0 < len(ran) <= 4
 
 
 def test_training_set__of_runs_that_do_not_say__is_none() -> None:
