@@ -155,6 +155,7 @@ def test_run_deleted_in_mlflow__is_left_out(energy: Energy, tenant: str) -> None
             client.restore_run(run_id)
 
 
+@pytest.mark.long  # only natively, and in CI nothing is skipped
 @pytest.mark.skipif("AI_HUB_TEST_DSN" not in os.environ, reason="the embedded server has one session")
 def test_weeks__are_left_to_another_check_that_writes_them(tenant: str) -> None:
     settings, later = Settings(), PRESENT + 14 * DAY
