@@ -350,7 +350,7 @@ def test_trace__has_one_limit_for_all_statements(
     database: str, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del database
-    monkeypatch.setattr("ai_hub.forecasting.service._TRACE_S", 1.0)
+    monkeypatch.setattr("ai_hub.forecasting.service._TRACE_S", 2.0)
     ran: list[int] = []
 
     def work(connection: psycopg.Connection[Any]) -> None:
@@ -364,7 +364,7 @@ def test_trace__has_one_limit_for_all_statements(
     with pytest.raises(ServiceDownError):
         anyio.run(trace)
     # of 20; the embedded server looks at the time between statements
-    assert 0 < len(ran) <= 4
+    assert 0 < len(ran) <= 7
 
 
 def test_training_set__of_runs_that_do_not_say__is_none() -> None:
