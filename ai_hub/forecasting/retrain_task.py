@@ -123,9 +123,11 @@ class RetrainAttempt:
     def _registered(self) -> dict[str, Any] | None:
         """The version of this request, as a result; None: there is none."""
         from ai_hub.registry.versions import search  # noqa: PLC0415  # see above
+        from mlflow_plugins.registration.publishing import KEY_TAG  # noqa: PLC0415
 
         for version in search(self.job.tenant_id, self._model):
-            if version.tags.get(REQUEST_TAG) == str(self.job.job_id):
+            # not by the request's own tag, which anybody may set
+            if version.tags.get(KEY_TAG) == str(self.job.job_id):
                 return {
                     "version": version.version,
                     "semantic_version": version.semantic_version,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Request
@@ -22,6 +23,11 @@ from ai_hub.api.services import (
 )
 from ai_hub.forecasting import retraining
 from ai_hub.forecasting.retraining import RetrainRequest, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ai_hub.access.principal import Principal
 
 router = APIRouter(prefix="/ai/retraining", tags=["models"], dependencies=AUTHENTICATED)
 
@@ -75,14 +81,13 @@ async def approve_retraining(
     tenant_id: TenantQuery = None,
 ) -> RetrainRequestOf:
     """Approve a proposal: a worker trains the model anew and registers a version in Staging."""
-    tenant = own_tenant(caller, tenant_id)
-    permit(request, caller, Scope.MODELS_REGISTER, tenant, retrain_request=str(request_id))
-    found = await services_of(request).retraining(
-        tenant,
-        lambda rows: retraining.approve(rows, tenant, request_id, by=caller.name, reason=body.reason),
+    return await _decide(
+        request,
+        caller,
+        request_id,
+        own_tenant(caller, tenant_id),
+        partial(retraining.approve, reason=body.reason),
     )
-    retraining.announce(Status.APPROVED, found)
-    return _answer(found)
 
 
 @router.post("/{request_id}/reject", response_model=RetrainRequestOf, responses=_DECIDED)
@@ -95,13 +100,23 @@ async def reject_retraining(
     tenant_id: TenantQuery = None,
 ) -> RetrainRequestOf:
     """Reject a proposal."""
-    tenant = own_tenant(caller, tenant_id)
+    return await _decide(
+        request,
+        caller,
+        request_id,
+        own_tenant(caller, tenant_id),
+        partial(retraining.reject, reason=body.reason),
+    )
+
+
+async def _decide(
+    request: Request, caller: Principal, request_id: UUID, tenant: str, decide: Callable[..., RetrainRequest]
+) -> RetrainRequestOf:
     permit(request, caller, Scope.MODELS_REGISTER, tenant, retrain_request=str(request_id))
     found = await services_of(request).retraining(
-        tenant,
-        lambda rows: retraining.reject(rows, tenant, request_id, by=caller.name, reason=body.reason),
+        tenant, lambda rows: decide(rows, tenant, request_id, by=caller.name)
     )
-    retraining.announce(Status.REJECTED, found)
+    retraining.announce(Status(found.status), found)
     return _answer(found)
 
 
