@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping  # of dataclasses
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -16,7 +17,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from ai_hub.db.transactions import transaction
-from ai_hub.errors import ConflictError, NotFoundError
+from ai_hub.errors import AiHubError, ConflictError, NotFoundError
 from ai_hub.forecasting import findings
 from ai_hub.forecasting.findings import Thresholds, event_log
 from ai_hub.forecasting.log import Role
@@ -358,8 +359,12 @@ def propose(
         versions: all its versions with a horizon in production.
         card_of: what a version was trained on; asked where there are meters that are younger than it.
         now: default: the present time.
+
+    Raises:
+        AiHubError: what `card_of` says of the first version that it cannot tell of; the rest is done by then.
     """
     now = now or datetime.now(UTC)
+    failed: AiHubError | None = None
     with transaction(settings) as connection:
         evidence = {
             version.model: _evidence(connection, settings, tenant, version, now) for version in versions
@@ -367,7 +372,12 @@ def propose(
         new = {version.model: _new_meters(connection, version) for version in versions}
     for version in versions:
         # the registry is asked between transactions: on the embedded server they hold up all others
-        if (candidates := new[version.model]) and (names := _untrained(candidates, card_of(version))):
+        try:
+            names = _untrained(new[version.model], card_of(version)) if new[version.model] else []
+        except AiHubError as error:
+            failed = failed or error
+            continue
+        if names:
             evidence[version.model][Cause.ASSETS] = {"count": len(names), "names": names[:_NAMED]}
     outcome = Proposals(tenant)
     with transaction(settings) as connection:
@@ -378,6 +388,8 @@ def propose(
     for change in (Status.WITHDRAWN, Status.PROPOSED, Status.APPROVED):
         for request in getattr(outcome, change.value):
             announce(change, request)
+    if failed:
+        raise failed
     return outcome
 
 
@@ -454,18 +466,17 @@ def _withdraw(
     connection: psycopg.Connection[Any], tenant: str, versions: Sequence[ModelVersion]
 ) -> list[RetrainRequest]:
     present = {version.model: version.version for version in versions}
-    return [
-        _decide(
-            connection,
-            tenant,
-            request.request_id,
-            Status.WITHDRAWN,
-            by="ai-hub",
-            reason=f"version {request.version} is no longer in production",
-        )
-        for request in find_all(connection, tenant, status=Status.PROPOSED)
-        if present.get(request.model) != request.version
-    ]
+    withdrawn = []
+    for request in find_all(connection, tenant, status=Status.PROPOSED):
+        if present.get(request.model) != request.version:
+            reason = f"version {request.version} is no longer in production"
+            with suppress(ConflictError):  # decided since it was read
+                withdrawn.append(
+                    _decide(
+                        connection, tenant, request.request_id, Status.WITHDRAWN, by="ai-hub", reason=reason
+                    )
+                )
+    return withdrawn
 
 
 def _evidence(

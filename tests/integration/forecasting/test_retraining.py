@@ -211,6 +211,44 @@ def test_new_meters__of_its_kind_and_unit_with_a_history(
     assert str(request) == "ahead 3 (v1.0.2): 2 new meters: b2, c"
 
 
+def test_version_that_cannot_be_read__keeps_nothing_else_from_being_proposed(
+    connection: Connection[Any], settings: Settings, tenant: str
+) -> None:
+    change(connection, tenant, "absolute", 3)
+    connection.execute(
+        "INSERT INTO assets (tenant_id, asset_id, kind, unit, created_at)"
+        " VALUES (%s, 'c', 'electricity', 'kW', %s)",
+        [tenant, PRESENT - 50 * DAY],
+    )
+    connection.execute(
+        "INSERT INTO asset_spans (tenant_id, asset_id, first_hour, last_hour) VALUES (%s, 'c', %s, %s)",
+        [tenant, PRESENT - 60 * DAY, PRESENT],
+    )
+    check_models(settings, tenant, in_production=lambda _: ["ahead"], now=PRESENT)
+
+    def card_of(_: Any) -> Any:
+        raise ConflictError("A file is not what was registered.")
+
+    with pytest.raises(ConflictError, match="not what was registered"):
+        retraining.propose(settings, tenant, [version_of(tenant)], card_of=card_of, now=PRESENT)
+    (request,) = retraining.find_all(connection, tenant)
+    assert request.evidence.keys() == {"error"}
+
+
+def test_proposal_that_is_decided_during_a_check__is_left_as_it_is(
+    connection: Connection[Any], settings: Settings, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(connection, tenant, "absolute", 3)
+    request = only(propose(settings, tenant))
+    retraining.reject(connection, tenant, request.request_id, by="ann", reason="holidays")
+    # what the check has read before
+    monkeypatch.setattr(retraining, "find_all", lambda *_, **__: [request])
+    outcome = propose(settings, tenant, version=4)
+    assert outcome.withdrawn == []
+    monkeypatch.undo()
+    assert {each.status for each in retraining.find_all(connection, tenant)} >= {"rejected"}
+
+
 def test_request__is_decided_once_and_followed_by_a_pause(
     connection: Connection[Any], settings: Settings, tenant: str, other: str
 ) -> None:
