@@ -50,6 +50,7 @@ def refresh(
     *,
     since: datetime | None = None,
     dsn: str | None = None,
+    session: psycopg.Connection | None = None,
     progress: Callable[[int, int], None] | None = None,
     aggregating: Callable[[int, int], None] | None = None,
 ) -> Refreshed:
@@ -57,10 +58,13 @@ def refresh(
 
     With `since`, every row and aggregate from then on is recomputed. Calls `aggregating(done, total)` in
     weeks of aggregates, then `progress(done, total)` in rows. Waits for another refresh that is running;
-    killed midway, the next call goes on.
+    killed midway, the next call goes on. Whoever refreshes often keeps a `session` to the server of `dsn`
+    (see `open_session`): what a new one has to read and to plan first takes longer than a few rows.
     """
-    with connect(dsn, autocommit=True, application_name="ai-hub refresh") as connection:
+    with ExitStack() as stack:
+        connection = session or stack.enter_context(open_session(dsn))
         connection.add_notice_handler(_log)
+        stack.callback(connection.remove_notice_handler, _log)
         run = _Run(connection, dsn, progress, aggregating)
         with _lock(connection, dsn, _REFRESH):
             run.changes(since)
@@ -80,6 +84,13 @@ def refresh(
                         run.changes(None)
                 connection.execute("SELECT analyze_declared(%s)", [stored])
     return Refreshed(run.done, run.changed)
+
+
+def open_session(dsn: str | None = None) -> psycopg.Connection:
+    """A session for `refresh`, of one thread at a time."""
+    session = connect(dsn, autocommit=True, application_name="ai-hub refresh")
+    session.prepare_threshold = None  # migrations meanwhile may change what its statements answer
+    return session
 
 
 @dataclass
@@ -141,9 +152,9 @@ class _Run:
             # a session takes longer to start than few rows; those of the embedded server wait for each other
             is_alone = self.total < _FEWEST_SHARED_ROWS or shares_backend(self.connection)
             for _ in range(1, 1 if is_alone else SESSIONS):
-                other = connect(self.dsn, autocommit=True, application_name="ai-hub refresh")
+                other = stack.enter_context(open_session(self.dsn))
                 other.add_notice_handler(_log)
-                sessions.append(stack.enter_context(other))
+                sessions.append(other)
             pool = stack.enter_context(ThreadPoolExecutor(len(sessions), "refresh"))
             for batch in batches:
                 running = {

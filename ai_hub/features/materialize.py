@@ -17,6 +17,7 @@ from tenacity import Retrying, retry_if_exception, stop_when_event_set, wait_exp
 from tenacity.nap import sleep_using_event
 
 from ai_hub.db.connection import connect
+from ai_hub.db.refresh import open_session
 from ai_hub.db.refresh import refresh as refresh_features
 from ai_hub.errors import NotFoundError, ServiceDownError
 from ai_hub.features.checks import newest_rows_checks, record_newest
@@ -315,21 +316,30 @@ def follow(
         if error is not None and state.next_action is not None:
             on_outage(error, state.next_action.sleep)
 
+    kept: Connection[Any] | None = None
+
     def attempt() -> None:
+        nonlocal kept
         if refresh:
-            refresh_features()
+            if kept is None or kept.closed:
+                kept = open_session()
+            refresh_features(session=kept)
         on_pass(follower.catch_up())
 
-    while not stop.is_set():
-        Retrying(
-            retry=retry_if_exception(_is_outage),
-            wait=wait_exponential(max=_LONGEST_WAIT_S),
-            stop=stop_when_event_set(stop),
-            sleep=sleep_using_event(stop),
-            before_sleep=told,
-            retry_error_callback=lambda _: None,
-        )(attempt)
-        stop.wait(interval)
+    try:
+        while not stop.is_set():
+            Retrying(
+                retry=retry_if_exception(_is_outage),
+                wait=wait_exponential(max=_LONGEST_WAIT_S),
+                stop=stop_when_event_set(stop),
+                sleep=sleep_using_event(stop),
+                before_sleep=told,
+                retry_error_callback=lambda _: None,
+            )(attempt)
+            stop.wait(interval)
+    finally:
+        if kept is not None:
+            kept.close()
 
 
 def _is_outage(error: BaseException) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +13,16 @@ import pytest
 from redis import Redis
 
 from ai_hub.db import connect
-from ai_hub.db.refresh import refresh
+from ai_hub.db.refresh import open_session, refresh
 from ai_hub.errors import NotFoundError
 from ai_hub.features import materialize as module
 from ai_hub.features.freshness import freshness
-from ai_hub.features.materialize import Follower, materialize
+from ai_hub.features.materialize import Follower, Pass, follow, materialize
 from ai_hub.features.newest import Scope
 from ai_hub.features.store import delete_assets, negative_key
 
 if TYPE_CHECKING:
+    import psycopg
     from feast import FeatureStore
     from support.energy import Energy
 
@@ -70,6 +74,43 @@ def test_materialize__newest_rows_within_their_time(store: FeatureStore, databas
     assert online(store, tenant, "silent") == values(None, None)
     assert online(store, f"{tenant}-other", "fresh") == values(None, None)
     assert materialize(store, Scope([tenant], ["fresh"])).rows == dict.fromkeys(ONLINE, 1)
+
+
+def test_follow__refresh__has_one_session_until_that_ends(
+    store: FeatureStore, database: str, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions: list[psycopg.Connection] = []
+    outages: list[str] = []
+    seen: list[float | None] = []
+    stop = threading.Event()
+
+    def opened() -> psycopg.Connection:
+        sessions.append(open_session(database))
+        return sessions[-1]
+
+    def on_pass(_: Pass) -> None:
+        seen.append(online(store, tenant, "a")["forecast_basic_features__lag_1h"])
+        if len(seen) == 2:  # as if a firewall had forgotten it
+            with socket.socket(fileno=os.dup(sessions[-1].fileno())) as connection:
+                connection.shutdown(socket.SHUT_RDWR)
+        if len(seen) == 3:
+            stop.set()
+        write(tenant, "a", {THIS_HOUR - HOUR: 10.0 * len(seen)}, dsn=database)
+
+    monkeypatch.setattr(module, "open_session", opened)
+    monkeypatch.setattr(module, "_LONGEST_WAIT_S", 0)
+    write(tenant, "a", {THIS_HOUR - HOUR: 1.0}, dsn=database)
+    follower = Follower(store, Scope([tenant]))
+    follow(
+        *(follower, stop),
+        interval=0,
+        refresh=True,
+        on_pass=on_pass,
+        on_outage=lambda error, _: outages.append(type(error).__name__),
+    )
+    assert seen == [1.0, 10.0, 20.0]
+    assert (outages, len(sessions)) == (["OperationalError"], 2)
+    assert all(session.closed for session in sessions)
 
 
 def test_follower__after_a_refresh__writes_what_it_changed(

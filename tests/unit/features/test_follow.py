@@ -78,10 +78,3 @@ def test_follow__stopped_during_an_outage__ends_quietly() -> None:
     passes, outages = run(PASS, redis.exceptions.ConnectionError("refused"))
     assert passes == [PASS]
     assert outages == []
-
-
-def test_follow__refresh__comes_before_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-    monkeypatch.setattr(module, "refresh_features", lambda: done.append("refresh"))
-    run(PASS, PASS, refresh=True)
-    assert done == ["refresh", "refresh"]
