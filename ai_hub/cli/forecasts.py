@@ -171,15 +171,15 @@ def _check(
     """
     from ai_hub.cli.retrain import notify_receivers
     from ai_hub.forecasting.findings import check_models
-    from ai_hub.forecasting.production import card_of, production_versions
+    from ai_hub.forecasting.production import card_of, production_versions, staging_versions
     from ai_hub.forecasting.retraining import propose
     from ai_hub.forecasting.weekly_scores import log_weekly_scores
 
     versions: dict[str, list[ModelVersion]] = {}
 
-    def in_production(tenant: str) -> list[str]:
+    def in_production(tenant: str) -> dict[str, int]:
         versions[tenant] = production_versions(tenant)
-        return [version.model for version in versions[tenant]]
+        return {version.model: version.version for version in versions[tenant]}
 
     outcomes: list[Outcome] = []
     proposals: list[Proposals] = []
@@ -187,7 +187,15 @@ def _check(
     for tenant in tenants:
         steps: tuple[Callable[[str], object], ...] = (
             lambda name: outcomes.append(check_models(settings, name, in_production=in_production)),
-            lambda name: proposals.append(propose(settings, name, versions[name], card_of=card_of)),
+            lambda name: proposals.append(
+                propose(
+                    settings,
+                    name,
+                    versions[name],
+                    card_of=card_of,
+                    staging=staging_versions(name) if versions[name] else (),
+                )
+            ),
             lambda name: log_weekly_scores(settings, name),
             lambda name: notify_receivers(settings, name),
         )
@@ -247,11 +255,13 @@ def check_models_command(
     if as_json:
         changes = ("open", "new", "resolved")
         proposed = {each.tenant: [r.as_dict() for r in each.proposed] for each in proposals}
+        waiting = {each.tenant: [w.as_dict() for w in each.waiting] for each in proposals}
         found = [
             {
                 "tenant": each.tenant,
                 **{k: [f.as_dict() for f in getattr(each, k)] for k in changes},
                 "proposed": proposed.get(each.tenant, []),
+                "waiting": waiting.get(each.tenant, []),
             }
             for each in outcomes
         ]
@@ -262,6 +272,8 @@ def check_models_command(
                 typer.echo(f"{each.tenant}: {finding}")
         for line in _proposal_lines(proposals):
             typer.echo(line)
+        for waits in (waits for each in proposals for waits in each.waiting):
+            typer.echo(f"{waits.tenant}: {waits}")
         new, resolved = (sum(len(getattr(each, k)) for each in outcomes) for k in ("new", "resolved"))
         typer.echo(f"{len(outcomes):,} tenants checked: {new:,} findings are new, {resolved:,} resolved")
     for error in errors[:-1]:

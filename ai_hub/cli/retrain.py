@@ -101,7 +101,12 @@ def propose_command(
 ) -> None:
     """Propose what the rules say of the models in production, or to train one because you say so."""
     from ai_hub.forecasting import retraining
-    from ai_hub.forecasting.production import card_of, how_to_train, production_versions
+    from ai_hub.forecasting.production import (
+        card_of,
+        how_to_train,
+        production_versions,
+        staging_versions,
+    )
 
     settings = common.settings()
     if (model is None) != (reason is None):
@@ -116,8 +121,16 @@ def propose_command(
         by = getpass.getuser()
         requests = [retraining.propose_by_hand(settings, versions[model], by=by, reason=reason)]
     else:
-        outcome = retraining.propose(settings, tenant, list(versions.values()), card_of=card_of)
+        outcome = retraining.propose(
+            settings,
+            tenant,
+            list(versions.values()),
+            card_of=card_of,
+            staging=staging_versions(tenant) if versions else (),
+        )
         requests = outcome.proposed
+        for each in outcome.waiting:
+            typer.echo(str(each), err=as_json)
     if as_json:
         typer.echo(json.dumps([request.as_dict() for request in requests], indent=2))
     else:

@@ -100,6 +100,8 @@ class ModelFinding:
     detected_at: datetime | None = None
     resolved_at: datetime | None = None
     finding_id: UUID | None = None
+    #: that was judged; None: of no version, as of a model that is stale
+    version: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The finding for JSON."""
@@ -107,6 +109,7 @@ class ModelFinding:
         return {
             "finding_id": self.finding_id and str(self.finding_id),
             "model": self.model,
+            "version": self.version,
             "kind": self.kind.value,
             **self.detail,
             **{name: time and time.isoformat() for name, time in times.items()},
@@ -126,7 +129,8 @@ class ModelFinding:
             Kind.BIAS: f"bias unlike its own history: {value:.3g}, usually {usual:.3g} ± {limit:.3g}",
             Kind.COVERAGE: f"band lost: {value:.0%} of the values are within it instead of {usual:.0%}",
         }[self.kind]
-        return f"{self.model}: {text} (since {self.since:%Y-%m-%d})"
+        of_version = "" if self.version is None else f"version {self.version}, "
+        return f"{self.model}: {text} ({of_version}since {self.since:%Y-%m-%d})"
 
 
 @dataclass
@@ -150,6 +154,8 @@ def judge(
     today: date,
     settled_before: date,
     opened: Mapping[Kind, date] | None = None,
+    own: Mapping[str, Mapping[date, Sums]] | None = None,
+    version: int | None = None,
 ) -> dict[Kind, ModelFinding | None]:
     """Whether the last seven days are unlike the weeks before; a kind that cannot be told is left out.
 
@@ -162,13 +168,16 @@ def judge(
         opened: begin of the findings that are open: what is usual is what was before them, so that a
             fault does not become usual. After as many weeks as are compared it does. One that can be told
             no more, as nothing that was before it is left, or no band, is resolved.
+        own: the part of `meters` that is of the version in production: of the days that are judged no other
+            counts. Default: all.
+        version: which it is.
     """
-    opened = opened or {}
+    opened, own = opened or {}, meters if own is None else own
     start = today - _DAYS * _DAY
     found: dict[Kind, ModelFinding | None] = {}
     for kind in (Kind.ERROR, Kind.BIAS):
         end = max(opened.get(kind, start), start - thresholds.weeks * _DAYS * _DAY)
-        weeks, weeks_before = _weeks(meters, today, min(start, settled_before, end), thresholds.weeks)
+        weeks, weeks_before = _weeks(meters, own, today, min(start, settled_before, end), thresholds.weeks)
         if len(weeks_before) < thresholds.fewest_weeks:
             found |= {kind: None} if kind in opened else {}
             continue
@@ -188,9 +197,9 @@ def judge(
         spread = max(thresholds.sigmas * stdev(values), 1e-9 * abs(mean))
         beyond = value > mean + spread if kind is Kind.ERROR else abs(value - mean) > spread
         detail = {"value": value, "usual": mean, "limit": mean + spread if kind is Kind.ERROR else spread}
-        found[kind] = ModelFinding(model, kind, _midnight(start), detail) if beyond else None
+        found[kind] = ModelFinding(model, kind, _midnight(start), detail, version=version) if beyond else None
     start = today - _COVERAGE_WEEKS * _DAYS * _DAY
-    banded = _total(_sums(days, start, today) for days in meters.values())
+    banded = _total(_sums(days, start, today) for days in own.values())
     if not banded.banded and Kind.COVERAGE in opened:
         found[Kind.COVERAGE] = None
     # of a week of hours, issued once, or more
@@ -198,7 +207,8 @@ def judge(
         coverage = banded.covered / banded.banded
         detail = {"value": coverage, "usual": _NOMINAL, "limit": thresholds.coverage}
         lost = abs(coverage - _NOMINAL) > thresholds.coverage
-        found[Kind.COVERAGE] = ModelFinding(model, Kind.COVERAGE, _midnight(start), detail) if lost else None
+        finding = ModelFinding(model, Kind.COVERAGE, _midnight(start), detail, version=version)
+        found[Kind.COVERAGE] = finding if lost else None
     return found
 
 
@@ -238,13 +248,16 @@ def _usual_hours(weeks: Sequence[Sums]) -> float:
 
 
 def _weeks(
-    meters: Mapping[str, Mapping[date, Sums]], today: date, end: date, count: int
+    meters: Mapping[str, Mapping[date, Sums]],
+    own: Mapping[str, Mapping[date, Sums]],
+    today: date,
+    end: date,
+    count: int,
 ) -> tuple[list[Sums], list[list[Sums]]]:
-    """By meter, the last week, and of the weeks before `end` those of which something was scored."""
-    week, *before = (
-        [_sums(days, each - _DAYS * _DAY, each) for days in meters.values()]
-        for each in (today, *(end - number * _DAYS * _DAY for number in range(count)))
-    )
+    """By meter, the last week of `own`, and of the weeks before `end` those of which something was scored."""
+    week = [_sums(own.get(asset, {}), today - _DAYS * _DAY, today) for asset in meters]
+    ends = (end - number * _DAYS * _DAY for number in range(count))
+    before = ([_sums(days, each - _DAYS * _DAY, each) for days in meters.values()] for each in ends)
     return week, [each for each in before if _total(each).hours]
 
 
@@ -257,12 +270,12 @@ def _midnight(day: date) -> datetime:
 
 
 _SUMS: Final = """
-SELECT model, asset_id, day, sum(hours)::float8, sum(absolute), sum(error), sum(banded)::float8,
+SELECT model, version, asset_id, day, sum(hours)::float8, sum(absolute), sum(error), sum(banded)::float8,
     sum(covered)::float8
 FROM forecast_scores AS scores JOIN assets USING (tenant_id, asset_id)
 WHERE tenant_id = %(tenant)s AND role = %(role)s AND scores.unit = coalesce(feature_unit, '')
     AND day >= %(start)s AND day < %(today)s
-GROUP BY model, asset_id, day
+GROUP BY model, version, asset_id, day
 """
 _ISSUED: Final = """
 SELECT DISTINCT issued_at
@@ -274,7 +287,7 @@ FROM (
 ) AS newest
 ORDER BY issued_at DESC
 """
-_COLUMNS: Final = "model, kind, since, detail, detected_at, resolved_at, finding_id"
+_COLUMNS: Final = "model, kind, since, detail, detected_at, resolved_at, finding_id, version"
 _FIND: Final = f"""
 SELECT {_COLUMNS} FROM model_findings
 WHERE tenant_id = %(tenant)s AND (NOT %(only_open)s OR resolved_at IS NULL)
@@ -282,9 +295,10 @@ ORDER BY detected_at DESC, model, kind LIMIT %(limit)s
 """  # noqa: S608  # constants
 # The first check that sees it says since when.
 _OPEN: Final = f"""
-INSERT INTO model_findings AS stored (tenant_id, model, kind, since, detail)
-VALUES (%(tenant)s, %(model)s, %(kind)s, %(since)s, %(detail)s)
-ON CONFLICT (tenant_id, model, kind) WHERE resolved_at IS NULL DO UPDATE SET detail = excluded.detail
+INSERT INTO model_findings AS stored (tenant_id, model, kind, since, detail, version)
+VALUES (%(tenant)s, %(model)s, %(kind)s, %(since)s, %(detail)s, %(version)s)
+ON CONFLICT (tenant_id, model, kind) WHERE resolved_at IS NULL
+DO UPDATE SET detail = excluded.detail, version = excluded.version
 RETURNING {_COLUMNS}, xmax = 0
 """  # noqa: S608  # constants
 _RESOLVE: Final = f"""
@@ -313,7 +327,7 @@ def check_models(
     settings: Settings,
     tenant: str,
     *,
-    in_production: Callable[[str], Sequence[str]],
+    in_production: Callable[[str], Mapping[str, int]],
     now: datetime | None = None,
 ) -> Outcome:
     """Check the models of a tenant, and store what is found; what is well again is resolved.
@@ -323,14 +337,14 @@ def check_models(
     Args:
         settings: of the database, and the thresholds.
         tenant: whose.
-        in_production: names of a tenant's models with a horizon in production. Only these are judged; where
-            it fails, only those with an open finding.
+        in_production: the versions in production of a tenant's models with a horizon, by name. Only these
+            are judged; where it fails, only those with an open finding.
         now: default: the present time.
     """
     now = now or datetime.now(UTC)
     problem, models = None, None
     try:
-        models = set(in_production(tenant))
+        models = in_production(tenant)
     except Exception as error:  # noqa: BLE001  # scores are judged all the same
         problem = error
     with transaction(settings) as connection:
@@ -341,6 +355,7 @@ def check_models(
             key = {"tenant": tenant, "model": model, "kind": kind}
             if finding is not None:
                 values = {"since": finding.since, "detail": Jsonb(dict(finding.detail))}
+                values |= {"version": finding.version}
                 *row, is_new = connection.execute(_OPEN, key | values).fetchone() or ()
                 outcome.new += [_finding(row)] if is_new else []
             else:
@@ -374,7 +389,7 @@ def _judge_all(
     connection: psycopg.Connection[Any],
     settings: Settings,
     tenant: str,
-    models: set[str] | None,
+    models: Mapping[str, int] | None,
     now: datetime,
 ) -> dict[tuple[str, Kind], ModelFinding | None]:
     """What is found of each model and kind, None: it is well; what cannot be told is left out."""
@@ -382,6 +397,8 @@ def _judge_all(
     settled = settled_before(settings, now)
     stored = find(connection, tenant, only_open=True)
     opened: dict[str, dict[Kind, date]] = defaultdict(dict)
+    # while the registry does not tell, that of the newest finding
+    versions = models if models is not None else {each.model: each.version for each in stored[::-1]}
     judged: dict[tuple[str, Kind], ModelFinding | None] = {}
     for each in stored:
         opened[each.model][each.kind] = each.since.date()
@@ -392,8 +409,12 @@ def _judge_all(
     weeks = (2 if stored else 1) * thresholds.weeks + 1
     start = min(settled, today) - weeks * _DAYS * _DAY
     meters: dict[str, dict[str, dict[date, Sums]]] = defaultdict(lambda: defaultdict(dict))
-    for model, asset, day, *sums in connection.execute(_SUMS, values | {"start": start}):
-        meters[model][asset][day] = Sums(*sums)
+    own: dict[str, dict[str, dict[date, Sums]]] = defaultdict(lambda: defaultdict(dict))
+    for model, version, asset, day, *sums in connection.execute(_SUMS, values | {"start": start}):
+        days = meters[model][asset]
+        days[day] = _total([days.get(day, Sums()), Sums(*sums)])
+        if version == versions.get(model):
+            own[model][asset][day] = Sums(*sums)
     # also models of whose scores none is left
     for model in {*meters, *opened}:
         if model in (opened if models is None else models):
@@ -404,6 +425,8 @@ def _judge_all(
                 today=today,
                 settled_before=settled,
                 opened=opened.get(model),
+                own=own[model] if (version := versions.get(model)) is not None else None,
+                version=version,
             )
             judged |= {(model, kind): finding for kind, finding in found.items()}
     # of all its meters: others are issued when somebody asks

@@ -87,6 +87,11 @@ def production_versions(tenant: str) -> list[ModelVersion]:
     return sorted(_ahead(search(tenant, stage=PRODUCTION)), key=lambda version: version.model)
 
 
+def staging_versions(tenant: str) -> list[ModelVersion]:
+    """Versions with a horizon that are in Staging."""
+    return _ahead(search(tenant, stage=STAGING))
+
+
 def _ahead(versions: Iterable[ModelVersion]) -> list[ModelVersion]:
     """Those with a horizon."""
     return [

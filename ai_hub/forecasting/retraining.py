@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping  # of dataclasses
+from collections.abc import Mapping, Sequence  # of dataclasses
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,15 +22,15 @@ from ai_hub.forecasting import findings
 from ai_hub.forecasting.findings import Thresholds, event_log
 from ai_hub.forecasting.log import Role
 from ai_hub.jobs import queue
+from ai_hub.registry.versions import ModelVersion  # of a dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import psycopg
 
     from ai_hub.forecasting.card import ModelCard
     from ai_hub.forecasting.findings import ModelFinding
-    from ai_hub.registry import ModelVersion
     from ai_hub.settings import Settings
 
 #: Kind of the jobs.
@@ -45,6 +45,8 @@ _CHANGES: Final = Counter(
 )
 _DAY: Final = timedelta(days=1)
 _WEEK: Final = timedelta(days=7)
+#: Measured hours of a week that may be compared: a day may be missing.
+_WHOLE_WEEK: Final = 6 * 24
 #: Readings that a new meter must have before it is a reason to train.
 _HISTORY: Final = timedelta(weeks=4)
 #: Meters that evidence names.
@@ -332,6 +334,30 @@ def announce(change: Status, request: RetrainRequest) -> None:
     write(f"model.retraining_{change.value}", **request.as_dict())
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A version in Staging that was trained after what would be proposed for, and so holds it back."""
+
+    tenant: str
+    model: str
+    version: int
+    semantic_version: str | None
+    #: what it holds back, the heaviest first
+    causes: Sequence[Cause]
+
+    def as_dict(self) -> dict[str, Any]:
+        """It for JSON."""
+        return asdict(self) | {"causes": [cause.value for cause in self.causes]}
+
+    def __str__(self) -> str:
+        """One line."""
+        number = f"{self.version}" + (f" ({self.semantic_version})" if self.semantic_version else "")
+        return (
+            f"{self.model}: nothing is proposed for {', '.join(self.causes)} while version {number}, trained "
+            "since, waits in Staging: promote or archive it"
+        )
+
+
 @dataclass
 class Proposals:
     """What has come of a look at a tenant's models in production."""
@@ -341,6 +367,7 @@ class Proposals:
     #: those of `proposed` whose policy is automatic
     approved: list[RetrainRequest] = field(default_factory=list)
     withdrawn: list[RetrainRequest] = field(default_factory=list)
+    waiting: list[Waiting] = field(default_factory=list)
 
 
 def propose(
@@ -349,6 +376,7 @@ def propose(
     versions: Sequence[ModelVersion],
     *,
     card_of: Callable[[ModelVersion], ModelCard],
+    staging: Sequence[ModelVersion] = (),
     now: datetime | None = None,
 ) -> Proposals:
     """Propose to train those models anew that the rules say it of, and withdraw proposals that are over.
@@ -358,6 +386,8 @@ def propose(
         tenant: whose.
         versions: all its versions with a horizon in production.
         card_of: what a version was trained on; asked where there are meters that are younger than it.
+        staging: all its versions with a horizon in Staging. One that was trained after its model's in
+            production and after what would be proposed for holds that back.
         now: default: the present time.
 
     Raises:
@@ -365,32 +395,42 @@ def propose(
     """
     now = now or datetime.now(UTC)
     failed: AiHubError | None = None
+    candidates = _trained_since(versions, staging)
     with transaction(settings) as connection:
-        evidence = {
-            version.model: _evidence(connection, settings, tenant, version, now) for version in versions
-        }
-        new = {version.model: _new_meters(connection, version) for version in versions}
-    for version in versions:
+        looks = [
+            _look(connection, settings, version, candidates.get(version.model), now)
+            for version in sorted(versions, key=lambda each: each.model)
+        ]
+    for look in looks:
         # the registry is asked between transactions: on the embedded server they hold up all others
         try:
-            names = _untrained(new[version.model], card_of(version)) if new[version.model] else []
+            look.add_new_meters(card_of)
         except AiHubError as error:
             failed = failed or error
-            continue
-        if names:
-            evidence[version.model][Cause.ASSETS] = {"count": len(names), "names": names[:_NAMED]}
-    outcome = Proposals(tenant)
+    outcome = Proposals(tenant, waiting=[waits for look in looks if (waits := look.waiting)])
     with transaction(settings) as connection:
         outcome.withdrawn = _withdraw(connection, tenant, versions)
-        for version in sorted(versions, key=lambda each: each.model):
-            if evidence[version.model]:
-                _propose(connection, version, evidence[version.model], now, outcome)
+        for look in looks:
+            if look.evidence:
+                _propose(connection, look.version, look.evidence, now, outcome)
     for change in (Status.WITHDRAWN, Status.PROPOSED, Status.APPROVED):
         for request in getattr(outcome, change.value):
             announce(change, request)
     if failed:
         raise failed
     return outcome
+
+
+def _trained_since(
+    versions: Sequence[ModelVersion], staging: Sequence[ModelVersion]
+) -> dict[str, ModelVersion]:
+    """By model, the newest version in Staging, if it was trained after that in production."""
+    registered_at = {version.model: version.registered_at for version in versions}
+    return {
+        candidate.model: candidate
+        for candidate in sorted(staging, key=lambda each: each.version)
+        if candidate.model in registered_at and candidate.registered_at > registered_at[candidate.model]
+    }
 
 
 def notify(settings: Settings, tenant: str, tell: Callable[[RetrainRequest], object]) -> None:
@@ -479,57 +519,113 @@ def _withdraw(
     return withdrawn
 
 
-def _evidence(
+@dataclass
+class _Look:
+    """At a version in production: what it is to be trained anew for."""
+
+    version: ModelVersion
+    #: in Staging, and trained since
+    candidate: ModelVersion | None
+    #: younger than it, with their unit
+    new_meters: Sequence[tuple[str, str | None]]
+    evidence: dict[Cause, Any] = field(default_factory=dict)
+    #: causes that the candidate answers
+    held: set[Cause] = field(default_factory=set)
+
+    def add_new_meters(self, card_of: Callable[[ModelVersion], ModelCard]) -> None:
+        names = _untrained(self.new_meters, card_of(self.version)) if self.new_meters else []
+        if names and self.candidate:
+            trained = card_of(self.candidate).assets
+            names = [name for name in names if name not in trained]
+            self.held |= set() if names else {Cause.ASSETS}
+        if names:
+            self.evidence[Cause.ASSETS] = {"count": len(names), "names": names[:_NAMED]}
+
+    @property
+    def waiting(self) -> Waiting | None:
+        waits, causes = self.candidate, [cause for cause in Cause if cause in self.held]
+        if waits is None or not causes:
+            return None
+        return Waiting(waits.tenant, waits.model, waits.version, waits.semantic_version, causes)
+
+
+def _look(
     connection: psycopg.Connection[Any],
     settings: Settings,
-    tenant: str,
     version: ModelVersion,
+    candidate: ModelVersion | None,
     now: datetime,
-) -> dict[Cause, Any]:
-    """By cause, but for new meters."""
-    found: dict[Cause, Any] = {}
-    for finding in findings.find(connection, tenant, only_open=True):
-        if finding.model == version.model and finding.kind is findings.Kind.ERROR:
-            found[Cause.ERROR] = {
-                "finding_id": str(finding.finding_id),
-                "since": finding.since.isoformat(),
-                **finding.detail,
-            }
-            if drifted := _drifted(connection, settings, tenant, finding, now):
-                found[Cause.DRIFT] = {"count": len(drifted), "meters": drifted[:_NAMED]}
-    limit = find_policy(connection, tenant, version.model).max_age_days
+) -> _Look:
+    """What the database says; who is a new meter the registry says, too."""
+    look = _Look(version, candidate, _new_meters(connection, version))
+    of_version = (version.model, version.version, findings.Kind.ERROR)
+    for finding in findings.find(connection, version.tenant, only_open=True):
+        # one of another version says nothing of this one
+        if (finding.model, finding.version, finding.kind) != of_version:
+            continue
+        if candidate and finding.detected_at and candidate.registered_at > finding.detected_at:
+            look.held.add(Cause.ERROR)
+            continue
+        look.evidence[Cause.ERROR] = {
+            "finding_id": str(finding.finding_id),
+            "since": finding.since.isoformat(),
+            **finding.detail,
+        }
+        if drifted := _drifted(connection, settings, version, finding, now):
+            look.evidence[Cause.DRIFT] = {"count": len(drifted), "meters": drifted[:_NAMED]}
+    limit = find_policy(connection, version.tenant, version.model).max_age_days
     if (days := (now - version.registered_at) // _DAY) > limit:
-        found[Cause.AGE] = {"days": days, "limit": limit, "trained_at": version.registered_at.isoformat()}
-    return found
+        trained_at = version.registered_at.isoformat()
+        if candidate and (now - candidate.registered_at) // _DAY <= limit:
+            look.held.add(Cause.AGE)
+        else:
+            look.evidence[Cause.AGE] = {"days": days, "limit": limit, "trained_at": trained_at}
+    return look
 
 
-# Weeks of seven days before today, the newest is 0. The same hour of several issues counts as often.
+# Of the meters that the version has forecast: the last week is 0, those before the finding count from 1. Each
+# hour counts once, however often it was forecast.
 _LEVELS: Final = """
-SELECT asset_id, (%(today)s::date - 1 - day) / 7, sum(actual) / sum(hours)
-FROM forecast_scores AS scores JOIN assets USING (tenant_id, asset_id)
-WHERE tenant_id = %(tenant)s AND model = %(model)s AND role = %(role)s
-    AND scores.unit = coalesce(feature_unit, '') AND day >= %(start)s AND day < %(today)s
-GROUP BY 1, 2
+SELECT asset_id, week, avg(load)
+FROM (
+    SELECT
+        asset_id, abs(value) AS load, CASE WHEN hour >= %(recent)s THEN 0
+            ELSE ceil(extract(epoch FROM %(since)s::timestamptz - hour) / 604800)::integer END AS week
+    FROM hourly_values
+    WHERE tenant_id = %(tenant)s AND hour >= %(start)s AND hour < %(end)s
+        AND (hour < %(since)s OR hour >= %(recent)s)
+        AND asset_id = ANY (ARRAY(
+            SELECT DISTINCT scores.asset_id
+            FROM forecast_scores AS scores JOIN assets USING (tenant_id, asset_id)
+            WHERE tenant_id = %(tenant)s AND model = %(model)s AND version = %(version)s AND role = %(role)s
+                AND scores.unit = coalesce(assets.feature_unit, '')
+                AND day >= %(recent)s::timestamptz AT TIME ZONE 'UTC'
+        ))
+) AS hours
+GROUP BY asset_id, week HAVING count(load) >= %(fewest)s
 """
 
 
 def _drifted(
     connection: psycopg.Connection[Any],
     settings: Settings,
-    tenant: str,
+    version: ModelVersion,
     finding: ModelFinding,
     now: datetime,
 ) -> list[dict[str, Any]]:
     """Meters whose mean absolute load of the last week is unlike that of the weeks before a finding."""
-    thresholds, today = Thresholds.of(settings), now.astimezone(UTC).date()
-    start = finding.since.date() - thresholds.weeks * _WEEK
-    values = {"tenant": tenant, "model": finding.model, "role": Role.LIVE, "today": today, "start": start}
+    thresholds = Thresholds.of(settings)
+    today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    values = {"tenant": version.tenant, "model": version.model, "version": version.version}
+    values |= {"role": Role.LIVE, "fewest": _WHOLE_WEEK}
+    values |= {"end": today, "recent": today - _WEEK, "since": finding.since}
+    values |= {"start": finding.since - thresholds.weeks * _WEEK}
     levels: dict[str, dict[int, float]] = defaultdict(dict)
     for asset, week, level in connection.execute(_LEVELS, values):
         levels[asset][week] = level
     drifted = []
     for asset, weeks in sorted(levels.items()):
-        usual = [level for week, level in weeks.items() if today - week * _WEEK <= finding.since.date()]
+        usual = [level for week, level in weeks.items() if week]
         if 0 not in weeks or len(usual) < thresholds.fewest_weeks:
             continue
         mean = fmean(usual)

@@ -193,6 +193,7 @@ async def get_findings(
             ModelFindingOf(
                 finding_id=each.finding_id,
                 model_name=each.model,
+                version=each.version,
                 kind=each.kind.value,
                 since=each.since,
                 detected_at=each.detected_at,

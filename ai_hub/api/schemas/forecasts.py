@@ -193,6 +193,10 @@ class ModelFindingOf(BaseModel):
 
     finding_id: UUID
     model_name: str
+    version: int | None = Field(
+        description="that made the forecasts that were judged; none: of a model that is stale, or found "
+        "before versions were recorded"
+    )
     kind: Literal["error", "bias", "coverage", "stale"]
     value: float = Field(description="MAE, bias or share within the band; hours without a forecast if stale")
     usual: float = Field(description="mean of the weeks before; 0.8 of the band; hours between two issues")

@@ -459,8 +459,10 @@ def test_scores__of_what_was_measured__are_those_of_the_log(place: Place) -> Non
 def test_findings__of_models__are_those_of_the_tenant(place: Place) -> None:
     with connect(autocommit=True) as connection:
         connection.execute(
-            "INSERT INTO model_findings VALUES (%s, 'm', 'error', '2026-01-05Z', %s, '2026-01-12Z', NULL),"
-            " (%s, 'm', 'bias', '2025-01-05Z', %s, '2025-01-12Z', '2025-01-19Z')",
+            "INSERT INTO model_findings"
+            " (tenant_id, model, kind, since, detail, detected_at, resolved_at, version)"
+            " VALUES (%s, 'm', 'error', '2026-01-05Z', %s, '2026-01-12Z', NULL, 3),"
+            " (%s, 'm', 'bias', '2025-01-05Z', %s, '2025-01-12Z', '2025-01-19Z', NULL)",
             [place.tenant, '{"value": 4, "usual": 2, "limit": 3}'] * 2,
         )
     path = "/ai/forecasts/findings"
@@ -475,6 +477,7 @@ def test_findings__of_models__are_those_of_the_tenant(place: Place) -> None:
             {
                 "finding_id": finding_id,
                 "model_name": "m",
+                "version": 3,
                 "kind": "error",
                 "value": 4,
                 "usual": 2,
@@ -486,7 +489,7 @@ def test_findings__of_models__are_those_of_the_tenant(place: Place) -> None:
         ],
     }
     resolved = place.call("GET", path, params={"resolved": True}).json()["findings"]
-    assert [each["kind"] for each in resolved] == ["error", "bias"]
+    assert [(each["kind"], each["version"]) for each in resolved] == [("error", 3), ("bias", None)]
     assert place.call("GET", path, place.other_key, params={"resolved": True}).json()["findings"] == []
     assert place.call("GET", path, place.other_key, params={"tenant_id": place.tenant}).status_code == 403
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from ai_hub.db import connect
 from ai_hub.db.refresh import refresh
 from ai_hub.errors import NotFoundError
 from ai_hub.forecasting import log
@@ -18,8 +17,6 @@ from ai_hub.forecasting.accuracy import accuracy, picture
 from ai_hub.forecasting.log import Grid, Role, Run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from psycopg import Connection
 
 HOUR = timedelta(hours=1)
@@ -27,12 +24,6 @@ HOUR = timedelta(hours=1)
 START = datetime(2026, 3, 28, 20, tzinfo=UTC)
 NOW = START + 30 * HOUR + timedelta(minutes=20)
 END = START + 40 * HOUR
-
-
-@pytest.fixture
-def connection(database: str) -> Iterator[Connection[Any]]:
-    with connect(database, autocommit=True) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -23,8 +23,6 @@ from ai_hub.forecasting.log import Grid, Role, Run
 from ai_hub.ingest import removal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from psycopg import Connection
 
 HOUR = timedelta(hours=1)
@@ -33,12 +31,6 @@ START = datetime(2026, 10, 23, 5, tzinfo=UTC)
 HOURS = 96
 ASSETS = ("a", "b")
 SETTLED_BEFORE = date(2026, 10, 25)
-
-
-@pytest.fixture
-def connection(database: str) -> Iterator[Connection[Any]]:
-    with connect(database, autocommit=True) as opened:
-        yield opened
 
 
 SEASONS = (24 * HOUR, 168 * HOUR)

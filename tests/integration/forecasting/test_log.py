@@ -29,19 +29,11 @@ from ai_hub.forecasting import log
 from ai_hub.forecasting.log import Grid, Role, Run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from psycopg import Connection
 
 HOUR = timedelta(hours=1)
 #: a Monday, months before any retention and compression of tests
 ISSUE = datetime(2026, 3, 2, 10, tzinfo=UTC)
-
-
-@pytest.fixture
-def connection(database: str) -> Iterator[Connection[Any]]:
-    with connect(database, autocommit=True) as opened:
-        yield opened
 
 
 def a_run(tenant: str, **fields: Any) -> Run:

@@ -6,17 +6,17 @@ import json
 import os
 import re
 import signal
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from support.forecast_scores import DAY, MODEL, PRESENT, fill, promoted, spoil
 from typer.testing import CliRunner
 
 from ai_hub.cli import common
 from ai_hub.cli.main import app
-from ai_hub.db import connect
 from ai_hub.db.tenant_scope import as_tenant
 from ai_hub.forecasting import log, production
 from ai_hub.forecasting.findings import Kind, Outcome, check_models, find
@@ -24,37 +24,9 @@ from ai_hub.registry import discussions
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from psycopg import Connection
 
-DAY = timedelta(days=1)
-PRESENT = datetime(2026, 10, 12, 6, tzinfo=UTC)
-
-
-@pytest.fixture
-def connection(database: str) -> Iterator[Connection[Any]]:
-    with connect(database, autocommit=True) as opened:
-        yield opened
-
-
-@pytest.fixture
-def other(tenant: str) -> str:
-    return f"{tenant}-other"
-
-
-def fill(connection: Connection[Any], owner: str, today: date) -> None:
-    """Scores of 300 days before today, with errors that vary by 3 %."""
-    connection.execute(
-        "INSERT INTO forecast_scores (tenant_id, asset_id, day, model, version, role, unit, lead_hours,"
-        " hours, error, absolute, squared, actual, banded, covered, width)"
-        " SELECT %s, 'a', day, model, 3, role, 'kW', lead, 24, 0, 24 * (2 + 0.06 * sin(number)), 99,"
-        " 999, 24, 19, 99"
-        " FROM generate_series(1, 300) AS number, (VALUES (0), (6)) AS leads (lead),"
-        " (VALUES ('ahead', 'live'), ('ahead', 'shadow'), ('retired', 'live')) AS models (model, role),"
-        " LATERAL (SELECT %s::date - number) AS days (day)",
-        [owner, today],
-    )
+MODELS = ((MODEL, "live"), (MODEL, "shadow"), ("retired", "live"))
 
 
 @pytest.fixture
@@ -62,23 +34,12 @@ def settings(database: str, connection: Connection[Any], tenant: str, other: str
     """Of a database in which two tenants have a model of the same name."""
     for owner in (tenant, other):
         connection.execute("INSERT INTO assets (tenant_id, asset_id, unit) VALUES (%s, 'a', 'kW')", [owner])
-        fill(connection, owner, PRESENT.date())
+        fill(connection, owner, PRESENT.date(), models=MODELS)
     return Settings(timescale_dsn=database)  # type: ignore[arg-type]
 
 
-def spoil(connection: Connection[Any], tenant: str, last_days: int, factor: float, **fields: str) -> None:
-    connection.execute(
-        "UPDATE forecast_scores SET absolute = absolute * %s WHERE tenant_id = %s AND day >= %s"
-        " AND role = %s AND model = %s",
-        [
-            *(factor, tenant, PRESENT.date() - last_days * DAY),
-            *(fields.get("role", "live"), fields.get("model", "ahead")),
-        ],
-    )
-
-
-def check(settings: Settings, tenant: str, now: datetime = PRESENT) -> Outcome:
-    return check_models(settings, tenant, in_production=lambda _: ["ahead"], now=now)
+def check(settings: Settings, tenant: str, now: datetime = PRESENT, version: int = 3) -> Outcome:
+    return check_models(settings, tenant, in_production=lambda _: {MODEL: version}, now=now)
 
 
 def in_production(tenant: str) -> list[Any]:
@@ -130,8 +91,31 @@ def test_findings__of_a_fault_that_stays__stay_open(
         outcome = check(settings, tenant, PRESENT - days * DAY)
         assert [each.kind for each in outcome.open] == [Kind.ERROR]
         assert len(outcome.new) == (days == 21)
-    gone = check_models(settings, tenant, in_production=lambda _: ["another"], now=PRESENT)
+    gone = check_models(settings, tenant, in_production=lambda _: {"another": 3}, now=PRESENT)
     assert ([each.model for each in gone.resolved], gone.open) == (["ahead"], [])
+
+
+def test_findings__are_of_the_version_in_production_and_the_days_that_it_forecast(
+    connection: Connection[Any], settings: Settings, tenant: str
+) -> None:
+    spoil(connection, tenant, 7, 2)
+    (finding,) = check(settings, tenant).open
+    assert (finding.version, "(version 3, since 2026-10-05)" in str(finding)) == (3, True)
+    # promoted before it: three days say nothing of a version, and nothing of another one is said of it
+    promoted(connection, tenant, 4, 3)
+    outcome = check(settings, tenant, version=4)
+    assert (outcome.open, outcome.resolved) == ([finding], [])
+    promoted(connection, tenant, 4, 4)
+    (of_next,) = check(settings, tenant, version=4).open
+    assert (of_next.finding_id, of_next.version, of_next.since) == (finding.finding_id, 4, finding.since)
+    spoil(connection, tenant, 4, 0.5)
+    assert [each.version for each in check(settings, tenant, version=4).resolved] == [4]
+    # the days before are of the version before
+    assert check(settings, tenant, version=4).open == []
+    # while the registry does not answer, it is judged as the finding's
+    spoil(connection, tenant, 4, 2)
+    (reopened,) = check(settings, tenant, version=4).new
+    assert check_models(settings, tenant, in_production=fail, now=PRESENT).open == [reopened]
 
 
 def test_findings__that_can_never_be_told_again__are_resolved(
@@ -165,7 +149,7 @@ def test_findings__of_a_meter_that_is_late__are_none(
     assert check(settings, tenant).open == []
 
 
-def fail(_: str) -> list[str]:
+def fail(_: str) -> dict[str, int]:
     raise OSError("no registry")
 
 
@@ -226,8 +210,9 @@ def test_forecast_run__that_follows__says_what_is_found(
 ) -> None:
     monkeypatch.setenv("TIMESCALE_DSN", database)
     monkeypatch.setattr(production, "production_versions", in_production)
+    monkeypatch.setattr(production, "staging_versions", lambda _: [])
     connection.execute("DELETE FROM forecast_scores WHERE tenant_id = %s", [tenant])
-    fill(connection, tenant, datetime.now(UTC).date())
+    fill(connection, tenant, datetime.now(UTC).date(), models=MODELS)
     connection.execute("UPDATE forecast_scores SET covered = 10 WHERE tenant_id = %s", [tenant])
     looks = iter(range(3))
     served: list[str] = []
@@ -266,6 +251,7 @@ def test_check_models_command__says_what_is_open_and_fails(
 ) -> None:
     monkeypatch.setenv("TIMESCALE_DSN", database)
     monkeypatch.setattr(production, "production_versions", in_production)
+    monkeypatch.setattr(production, "staging_versions", lambda _: [])
     monkeypatch.setattr(discussions, "propose_retraining", lambda *_: None)
     connection.execute("DELETE FROM forecast_scores WHERE tenant_id = ANY (%s)", [[tenant, other]])
     for owner in (tenant, other):
@@ -289,5 +275,5 @@ def test_check_models_command__says_what_is_open_and_fails(
     assert f"{tenant}: ahead: error above its own history" in of_all.output
     healthy = CliRunner().invoke(app, ["check", "models", "--tenant", other, "--json"])
     assert healthy.exit_code == 0, healthy.output
-    nothing: dict[str, list[Any]] = {"open": [], "new": [], "resolved": [], "proposed": []}
+    nothing: dict[str, list[Any]] = {"open": [], "new": [], "resolved": [], "proposed": [], "waiting": []}
     assert json.loads(healthy.stdout) == [{"tenant": other, **nothing}]

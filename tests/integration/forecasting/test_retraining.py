@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from math import isfinite
 from statistics import fmean, stdev
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import numpy as np
 import psycopg
 import pytest
 from prometheus_client import REGISTRY
+from support.forecast_scores import DAY, MODEL, PRESENT, fill, promoted, spoil
 from typer.testing import CliRunner
 
 from ai_hub.cli.main import app
-from ai_hub.db import connect
+from ai_hub.db.refresh import refresh
 from ai_hub.db.tenant_scope import as_tenant
 from ai_hub.db.transactions import transaction
 from ai_hub.errors import ConflictError, NotFoundError
@@ -27,62 +30,29 @@ from ai_hub.registry import discussions
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
     from psycopg import Connection
 
-DAY = timedelta(days=1)
-PRESENT = datetime(2026, 10, 12, 6, tzinfo=UTC)
+METERS = ("a", "b")
 TRAINED = PRESENT - 100 * DAY
+MIDNIGHT = PRESENT.replace(hour=0)
 #: What commands say to the registry, to be told to the receivers.
 TOLD: list[tuple[Any, ...]] = []
-
-
-@pytest.fixture
-def connection(database: str) -> Iterator[Connection[Any]]:
-    with connect(database, autocommit=True) as opened:
-        yield opened
-
-
-@pytest.fixture
-def other(tenant: str) -> str:
-    return f"{tenant}-other"
 
 
 @pytest.fixture
 def settings(database: str, connection: Connection[Any], tenant: str, other: str) -> Settings:
     """Of a database in which two tenants have a model of the same name and 300 days of its scores."""
     for owner in (tenant, other):
-        fill(connection, owner, PRESENT)
+        for asset in METERS:
+            connection.execute(
+                "INSERT INTO assets (tenant_id, asset_id, kind, unit, created_at)"
+                " VALUES (%s, %s, 'electricity', 'kW', %s)",
+                [owner, asset, TRAINED - DAY],
+            )
+        fill(connection, owner, PRESENT.date(), meters=METERS)
     return Settings(timescale_dsn=database)  # type: ignore[arg-type]
-
-
-def fill(connection: Connection[Any], owner: str, present: datetime) -> None:
-    """Two meters, the errors and loads of which vary by 3 % and 2 %."""
-    for asset in ("a", "b"):
-        connection.execute(
-            "INSERT INTO assets (tenant_id, asset_id, kind, unit, created_at)"
-            " VALUES (%s, %s, 'electricity', 'kW', %s)",
-            [owner, asset, TRAINED - DAY],
-        )
-    connection.execute(
-        "INSERT INTO forecast_scores (tenant_id, asset_id, day, model, version, role, unit, lead_hours,"
-        " hours, error, absolute, squared, actual, banded, covered, width)"
-        " SELECT %s, asset, %s::date - number, 'ahead', 3, 'live', 'kW', lead, 24, 0,"
-        "  24 * (2 + 0.06 * sin(number)), 99, 24 * (10 + 0.2 * sin(number / 5.0)), 24, 19, 99"
-        " FROM generate_series(1, 300) AS number, unnest(ARRAY['a', 'b']) AS asset,"
-        "  unnest(ARRAY[0, 6]) AS lead",
-        [owner, present.date()],
-    )
-
-
-def change(connection: Connection[Any], tenant: str, column: str, factor: float, asset: str = "a") -> None:
-    """Of the last week."""
-    connection.execute(
-        f"UPDATE forecast_scores SET {column} = {column} * %s"  # type: ignore[arg-type]  # noqa: S608  # of this file
-        " WHERE tenant_id = %s AND asset_id = %s AND day >= %s",
-        [factor, tenant, asset, PRESENT.date() - 7 * DAY],
-    )
 
 
 def version_of(tenant: str, **fields: Any) -> Any:
@@ -100,13 +70,24 @@ def version_of(tenant: str, **fields: Any) -> Any:
     )
 
 
-def propose(settings: Settings, tenant: str, now: datetime = PRESENT, **fields: Any) -> Proposals:
-    check_models(settings, tenant, in_production=lambda _: ["ahead"], now=now)
+def propose(
+    settings: Settings,
+    tenant: str,
+    now: datetime = PRESENT,
+    *,
+    staging: Sequence[Any] = (),
+    trained: Sequence[str] = METERS,
+    **fields: Any,
+) -> Proposals:
+    version = version_of(tenant, **fields)
+    check_models(settings, tenant, in_production=lambda _: {MODEL: version.version}, now=now)
+    cards = {version.version: METERS} | {each.version: trained for each in staging}
     return retraining.propose(
         settings,
         tenant,
-        [version_of(tenant, **fields)],
-        card_of=lambda _: SimpleNamespace(unit="kW", assets=["a", "b"]),  # type: ignore[return-value,arg-type]
+        [version],
+        card_of=lambda each: SimpleNamespace(unit="kW", assets=cards[each.version]),  # type: ignore[return-value,arg-type]
+        staging=staging,
         now=now,
     )
 
@@ -120,7 +101,7 @@ def test_error__is_proposed_with_its_finding(
     connection: Connection[Any], settings: Settings, tenant: str, other: str
 ) -> None:
     assert propose(settings, tenant) == Proposals(tenant)
-    change(connection, tenant, "absolute", 3)
+    spoil(connection, tenant, 7, 3)
     request = only(propose(settings, tenant))
     (finding,) = find(connection, tenant, only_open=True)
     assert finding.kind is Kind.ERROR
@@ -133,44 +114,64 @@ def test_error__is_proposed_with_its_finding(
             **finding.detail,
         }
     }
-    assert str(request) == "ahead 3 (v1.0.2): error above its own history: MAE 4.01, usually 2"
+    assert str(request) == "ahead 3 (v1.0.2): error above its own history: MAE 6.01, usually 2"
     # one that is open is enough, whatever else is found
     assert propose(settings, tenant, registered_at=PRESENT - 999 * DAY) == Proposals(tenant)
     assert propose(settings, other) == Proposals(other)
 
 
-def levels(connection: Connection[Any], tenant: str, asset: str) -> list[float]:
-    """Mean load by week, the newest first, the slow way."""
-    rows = connection.execute(
-        "SELECT day, actual, hours FROM forecast_scores WHERE tenant_id = %s AND asset_id = %s",
-        [tenant, asset],
-    ).fetchall()
-    found = []
-    for week in range(27):
-        end = PRESENT.date() - 7 * week * DAY
-        of_week = [(actual, hours) for day, actual, hours in rows if end - 7 * DAY <= day < end]
-        found.append(sum(actual for actual, _ in of_week) / sum(hours for _, hours in of_week))
-    return found
+def read(connection: Connection[Any], dsn: str, owner: str, factor: float) -> dict[str, list[float]]:
+    """Store readings of 27 weeks and three days; by meter, those by hour, the newest first.
+
+    The last day of all and a day of one of the weeks before are missing; the last week of `a` is multiplied.
+    """
+    drawn = np.random.default_rng(5)
+    hours = 27 * 168 + 72
+    loads = {}
+    for asset in METERS:
+        values = 10 + 0.2 * drawn.normal(size=hours)
+        values[: 7 * 24] *= factor if asset == "a" else 1
+        values[:24] = values[168 * 4 : 168 * 4 + 30] = np.nan
+        loads[asset] = values.tolist()
+        kept = [(ago, value) for ago, value in enumerate(loads[asset]) if isfinite(value)]
+        connection.execute(
+            "INSERT INTO timeseries_data (timestamp, tenant_id, asset_id, value, interval_seconds)"
+            " SELECT %s::timestamptz - (ago + 1) * INTERVAL '1 hour', %s, %s, value, 3600"
+            " FROM unnest(%s::integer[], %s::float8[]) AS drawn (ago, value)",
+            [MIDNIGHT, owner, asset, *(list(each) for each in zip(*kept, strict=True))],
+        )
+    refresh(dsn=dsn)
+    return loads
 
 
 def test_drift__is_proposed_with_an_error_and_never_alone(
-    connection: Connection[Any], settings: Settings, tenant: str
+    connection: Connection[Any], settings: Settings, database: str, tenant: str, other: str
 ) -> None:
-    change(connection, tenant, "actual", 1.6)
+    loads = read(connection, database, tenant, 1.6)
+    read(connection, database, other, 1)
     assert propose(settings, tenant) == Proposals(tenant)
-    change(connection, tenant, "absolute", 3)
+    for owner in (tenant, other):
+        spoil(connection, owner, 7, 3)
+    # how often an hour was forecast, and what of, is nothing to its load
+    connection.execute("UPDATE forecast_scores SET actual = 9 * hours, hours = 99 WHERE lead_hours = 6")
     request = only(propose(settings, tenant))
     assert request.causes == [Cause.ERROR, Cause.DRIFT]
-    last, *usual = levels(connection, tenant, "a")
-    (meter,) = request.evidence["drift"]["meters"]
-    assert meter == {
-        "asset": "a",
-        "value": pytest.approx(last),
-        "usual": pytest.approx(fmean(usual)),
-        "limit": pytest.approx(4 * stdev(usual)),
+    weeks = [list(filter(isfinite, loads["a"][168 * week : 168 * (week + 1)])) for week in range(27)]
+    last, *usual = (fmean(week) for week in weeks if len(week) >= 144)
+    assert len(usual) == 25
+    assert request.evidence["drift"] == {
+        "count": 1,
+        "meters": [
+            {
+                "asset": "a",
+                "value": pytest.approx(last),
+                "usual": pytest.approx(fmean(usual)),
+                "limit": pytest.approx(4 * stdev(usual)),
+            }
+        ],
     }
-    assert request.evidence["drift"]["count"] == 1
-    assert "the load of 1 meters has changed: a 16.2, usually 9.99" in str(request)
+    assert "the load of 1 meters has changed: a 16, usually 10" in str(request)
+    assert only(propose(settings, other)).causes == [Cause.ERROR]
 
 
 @pytest.mark.parametrize(("days", "causes"), [(180, []), (181, [Cause.AGE])])
@@ -214,7 +215,7 @@ def test_new_meters__of_its_kind_and_unit_with_a_history(
 def test_version_that_cannot_be_read__keeps_nothing_else_from_being_proposed(
     connection: Connection[Any], settings: Settings, tenant: str
 ) -> None:
-    change(connection, tenant, "absolute", 3)
+    spoil(connection, tenant, 7, 3)
     connection.execute(
         "INSERT INTO assets (tenant_id, asset_id, kind, unit, created_at)"
         " VALUES (%s, 'c', 'electricity', 'kW', %s)",
@@ -224,7 +225,7 @@ def test_version_that_cannot_be_read__keeps_nothing_else_from_being_proposed(
         "INSERT INTO asset_spans (tenant_id, asset_id, first_hour, last_hour) VALUES (%s, 'c', %s, %s)",
         [tenant, PRESENT - 60 * DAY, PRESENT],
     )
-    check_models(settings, tenant, in_production=lambda _: ["ahead"], now=PRESENT)
+    check_models(settings, tenant, in_production=lambda _: {MODEL: 3}, now=PRESENT)
 
     def card_of(_: Any) -> Any:
         raise ConflictError("A file is not what was registered.")
@@ -238,7 +239,7 @@ def test_version_that_cannot_be_read__keeps_nothing_else_from_being_proposed(
 def test_proposal_that_is_decided_during_a_check__is_left_as_it_is(
     connection: Connection[Any], settings: Settings, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change(connection, tenant, "absolute", 3)
+    spoil(connection, tenant, 7, 3)
     request = only(propose(settings, tenant))
     retraining.reject(connection, tenant, request.request_id, by="ann", reason="holidays")
     # what the check has read before
@@ -252,7 +253,7 @@ def test_proposal_that_is_decided_during_a_check__is_left_as_it_is(
 def test_request__is_decided_once_and_followed_by_a_pause(
     connection: Connection[Any], settings: Settings, tenant: str, other: str
 ) -> None:
-    change(connection, tenant, "absolute", 3)
+    spoil(connection, tenant, 7, 3)
     request = only(propose(settings, tenant))
     with as_tenant(connection, other):
         assert retraining.find_all(connection, tenant) == []
@@ -277,10 +278,74 @@ def test_request__is_decided_once_and_followed_by_a_pause(
     assert propose(settings, tenant) == Proposals(tenant)
     age(14.1)
     again = only(propose(settings, tenant))
-    # somebody else's version is in production
+    # somebody else's version is in production: what it is proposed for is its own error
+    promoted(connection, tenant, 4, 3)
     outcome = propose(settings, tenant, version=4)
     assert [each.request_id for each in outcome.withdrawn] == [again.request_id]
-    assert only(outcome).version == 4
+    assert outcome.proposed == []
+    promoted(connection, tenant, 4, 4)
+    assert only(propose(settings, tenant, version=4)).version == 4
+
+
+def test_version_in_staging_that_was_trained_since__holds_back_what_it_answers(
+    connection: Connection[Any], settings: Settings, tenant: str, other: str
+) -> None:
+    spoil(connection, tenant, 7, 3)
+    now = datetime.now(UTC)
+    # neither one that was trained before the finding nor one before the version in production
+    before = [
+        version_of(tenant, version=4, registered_at=now - DAY),
+        version_of(tenant, version=2, registered_at=TRAINED - DAY),
+    ]
+    first = only(propose(settings, tenant, staging=before))
+    retraining.reject(connection, tenant, first.request_id, by="ann", reason="later")
+    connection.execute("UPDATE retrain_requests SET ended_at = %s", [PRESENT - 99 * DAY])
+    since = version_of(tenant, version=5, semantic_version="v1.0.4", registered_at=now + DAY)
+    outcome = propose(settings, tenant, staging=[since, *before], registered_at=PRESENT - 181 * DAY)
+    assert outcome.proposed == []
+    (waits,) = outcome.waiting
+    assert str(waits) == (
+        "ahead: nothing is proposed for error, age while version 5 (v1.0.4), trained since, "
+        "waits in Staging: promote or archive it"
+    )
+    # of another model or tenant it holds back nothing, nor when somebody asks
+    elsewhere = [version_of(tenant, model="another", version=5, registered_at=now + DAY)]
+    spoil(connection, other, 7, 3)
+    assert only(propose(settings, other, staging=elsewhere)).causes == [Cause.ERROR]
+    assert retraining.propose_by_hand(settings, version_of(tenant), by="ann", reason="x").causes == [
+        Cause.REQUEST
+    ]
+
+
+def test_version_in_staging__holds_back_the_meters_that_it_knows(
+    connection: Connection[Any], settings: Settings, tenant: str
+) -> None:
+    for asset in ("c", "d"):
+        connection.execute(
+            "INSERT INTO assets (tenant_id, asset_id, kind, unit, created_at)"
+            " VALUES (%s, %s, 'electricity', 'kW', %s)",
+            [tenant, asset, PRESENT - 50 * DAY],
+        )
+        connection.execute(
+            "INSERT INTO asset_spans (tenant_id, asset_id, first_hour, last_hour) VALUES (%s, %s, %s, %s)",
+            [tenant, asset, PRESENT - 60 * DAY, PRESENT],
+        )
+    staging = [version_of(tenant, version=4, registered_at=PRESENT - DAY)]
+    outcome = propose(settings, tenant, staging=staging, trained=["a", "b", "c", "d"])
+    assert (outcome.proposed, [each.as_dict() for each in outcome.waiting]) == (
+        [],
+        [
+            {
+                "tenant": tenant,
+                "model": MODEL,
+                "version": 4,
+                "semantic_version": "v1.0.2",
+                "causes": ["assets"],
+            }
+        ],
+    )
+    request = only(propose(settings, tenant, staging=staging, trained=["a", "b", "c"]))
+    assert request.evidence == {"assets": {"count": 1, "names": ["d"]}}
 
 
 def test_approved__has_a_job_whose_end_is_its_own(
@@ -337,7 +402,7 @@ def test_receivers__are_told_once_and_again_where_that_has_failed(
     connection: Connection[Any], settings: Settings, tenant: str, other: str
 ) -> None:
     for owner in (tenant, other):
-        change(connection, owner, "absolute", 3)
+        spoil(connection, owner, 7, 3)
     request, foreign = only(propose(settings, tenant)), only(propose(settings, other))
 
     def fail(_: RetrainRequest) -> None:
@@ -371,7 +436,7 @@ def test_policy__of_the_model_then_of_the_tenant_then_the_default(
     assert only(outcome).causes == [Cause.AGE]
     with as_tenant(connection, tenant):
         assert queue.find(connection, tenant, only(outcome).request_id).status == "pending"
-    change(connection, other, "absolute", 3)
+    spoil(connection, other, 7, 3)
     assert propose(settings, other).approved == []
 
 
@@ -403,6 +468,7 @@ def command(
     now = datetime.now(UTC)
     version = version_of(tenant, registered_at=now - 200 * DAY)
     monkeypatch.setattr(production, "production_versions", lambda _: [version])
+    monkeypatch.setattr(production, "staging_versions", lambda _: [])
     monkeypatch.setattr(discussions, "propose_retraining", lambda *said: TOLD.append(said))
     connection.execute("DELETE FROM forecast_scores WHERE tenant_id = %s", [tenant])
 
@@ -418,7 +484,9 @@ def count(change: Status) -> float:
     return REGISTRY.get_sample_value("ai_hub_retrain_requests_total", {"change": change.value}) or 0
 
 
-def test_commands__from_a_check_to_a_decision(command: Any, tenant: str) -> None:
+def test_commands__from_a_check_to_a_decision(
+    command: Any, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = count(Status.PROPOSED), count(Status.APPROVED)
     checked = command("check", "models")
     assert f"{tenant}: train anew? ahead 3 (v1.0.2): trained 200 days ago" in checked.stdout
@@ -435,6 +503,14 @@ def test_commands__from_a_check_to_a_decision(command: Any, tenant: str) -> None
     assert "waits for a decision" in command("retrain", "list").stdout
     assert f"request_id: {found['request_id']}" in command("retrain", "show", found["request_id"]).stdout
     assert "nothing is proposed" in command("retrain", "propose").stdout
+    monkeypatch.setattr(
+        production,
+        "staging_versions",
+        lambda _: [version_of(tenant, version=4, registered_at=datetime.now(UTC))],
+    )
+    held = "ahead: nothing is proposed for age while version 4 (v1.0.2), trained since, waits in Staging"
+    assert held in command("retrain", "propose").stdout
+    assert f"{tenant}: {held}" in command("check", "models").stdout
     approved = command("retrain", "approve", found["request_id"], "--reason", "spring")
     assert approved.stdout.startswith("ahead: approved by ")
     assert (count(Status.PROPOSED), count(Status.APPROVED)) == (before[0] + 1, before[1] + 1)
