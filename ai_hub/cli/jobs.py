@@ -64,9 +64,9 @@ def worker_command(
         list[Kind] | None, typer.Option("--kind", help="only such jobs; may be repeated [default: all]")
     ] = None,
 ) -> None:
-    """Run the jobs of all tenants until stopped; SIGTERM requeues a running job.
+    """Run the jobs of all tenants until stopped; SIGTERM requeues a running job within ten seconds.
 
-    Training waits for the end of a step before it is requeued. Without MLFLOW_TRACKING_URI nothing is
+    The process itself ends with the step of a training that it is at. Without MLFLOW_TRACKING_URI nothing is
     trained.
     """
     from ai_hub.api import logs

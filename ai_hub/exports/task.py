@@ -40,6 +40,7 @@ class ExportTask:
     on_chunk: Callable[[int, int], None] = lambda _done, _total: None
     kind: str = field(default=KIND, init=False)
     retry: RetryStrategy = field(default=DEFAULT_RETRY, init=False)
+    late_s: float = field(default=0, init=False)
     _store: FeatureStore | None = field(default=None, init=False)
 
     def attempt(self, job: Job) -> ExportAttempt:
@@ -77,6 +78,9 @@ class ExportAttempt:
     def clean(self) -> None:
         """Remove unfinished files, and finished ones that were not recorded."""
         self.target.clean()
+
+    def result(self) -> None:
+        """What is not recorded is removed."""
 
     def run(self, lease: Lease) -> dict[str, Any]:
         """Write all files and make them appear together."""

@@ -12,6 +12,7 @@ from ai_hub.errors import ConflictError
 from ai_hub.forecasting.retraining import KIND, new_meters
 from ai_hub.jobs.queue import Job
 from ai_hub.jobs.worker import DEFAULT_RETRY, RetryStrategy
+from ai_hub.registry.versions import REQUEST_TAG
 from ai_hub.settings import Settings  # of a dataclass
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from ai_hub.jobs.worker import Lease
     from ai_hub.registry import ModelVersion
 
-#: Of the run and the version: the request that they are of.
-REQUEST_TAG: Final = "retrain_request"
 _WEEK: Final = timedelta(weeks=1)
 
 
@@ -37,6 +36,8 @@ class RetrainTask:
     on_step: Callable[[str], None] = lambda _: None
     kind: str = field(default=KIND, init=False)
     retry: RetryStrategy = field(default=DEFAULT_RETRY, init=False)
+    #: the registry may go on with what a worker that is gone has asked for
+    late_s: float = field(default=60, init=False)
 
     def attempt(self, job: Job) -> RetrainAttempt:
         """See `Task.attempt`."""
@@ -68,6 +69,21 @@ class RetrainAttempt:
             for run in client.search_runs([experiment.experiment_id], condition) if experiment else ():
                 client.set_terminated(run.info.run_id, "KILLED")
 
+    def result(self) -> dict[str, Any] | None:
+        """The version of this request; None: there is none."""
+        from ai_hub.registry.versions import search  # noqa: PLC0415  # see above
+        from mlflow_plugins.registration.publishing import KEY_TAG  # noqa: PLC0415
+
+        for version in search(self.job.tenant_id, self._model):
+            # not by the request's own tag, which anybody may set
+            if version.tags.get(KEY_TAG) == str(self.job.job_id):
+                return {
+                    "version": version.version,
+                    "semantic_version": version.semantic_version,
+                    "run_id": version.run_id,
+                }
+        return None
+
     def run(self, lease: Lease) -> dict[str, Any]:
         """Train and register, unless an earlier attempt has: the registry takes one version of a request."""
         from ai_hub.features.store import open_store  # noqa: PLC0415  # see above
@@ -87,7 +103,7 @@ class RetrainAttempt:
             lease.confirm()
 
         on_step("planning")
-        if (result := self._registered()) is not None:
+        if (result := self.result()) is not None:
             return result
         version = production_version(self.job.tenant_id, self._model)
         card = card_of(version)
@@ -109,31 +125,16 @@ class RetrainAttempt:
                 )
         except ConflictError:
             # what a killed attempt had asked for was done meanwhile
-            if (result := self._registered()) is None:
+            if (result := self.result()) is None:
                 raise
             return result
-        result = self._registered()
+        result = self.result()
         assert result is not None  # noqa: S101  # was registered
         return result
 
     @property
     def _model(self) -> str:
         return str(self.job.arguments["model"])
-
-    def _registered(self) -> dict[str, Any] | None:
-        """The version of this request, as a result; None: there is none."""
-        from ai_hub.registry.versions import search  # noqa: PLC0415  # see above
-        from mlflow_plugins.registration.publishing import KEY_TAG  # noqa: PLC0415
-
-        for version in search(self.job.tenant_id, self._model):
-            # not by the request's own tag, which anybody may set
-            if version.tags.get(KEY_TAG) == str(self.job.job_id):
-                return {
-                    "version": version.version,
-                    "semantic_version": version.semantic_version,
-                    "run_id": version.run_id,
-                }
-        return None
 
 
 def _present(connection: Any, version: ModelVersion, card: ModelCard) -> list[str]:

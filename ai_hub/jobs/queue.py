@@ -139,8 +139,12 @@ _COMPLETE: Final = f"""
 UPDATE jobs SET
     status = 'completed', progress = 1, holder = NULL, lease_until = NULL, completed_at = clock_timestamp(),
     result = %(result)s
-{_HELD} AND NOT cancel_requested RETURNING true
+{_HELD} AND (%(even_cancelled)s OR NOT cancel_requested) RETURNING true
 """  # noqa: S608  # constants
+_COMPLETE_LATE: Final = """
+UPDATE jobs SET status = 'completed', progress = 1, error = NULL, result = %s, clean_after = NULL
+WHERE job_id = %s AND fence = %s AND status = 'failed'
+"""
 _CANCEL: Final = """
 UPDATE jobs SET
     cancel_requested = true,
@@ -267,9 +271,10 @@ def fail(settings: Settings, job: Job, error: str, *, has_orphans: bool = False)
 
 
 @_through_outage
-def complete(settings: Settings, job: Job, result: dict[str, Any]) -> bool:
-    """End it with its result; False if it was cancelled or another worker has it."""
-    return _update(settings, _COMPLETE, job, result=Jsonb(result)) is not None
+def complete(settings: Settings, job: Job, result: dict[str, Any], *, even_cancelled: bool = False) -> bool:
+    """End it with its result; False if another worker has it, or if it was cancelled."""
+    values = {"result": Jsonb(result), "even_cancelled": even_cancelled}
+    return _update(settings, _COMPLETE, job, **values) is not None
 
 
 def cancel(connection: psycopg.Connection[Any], tenant: str, job_id: UUID) -> Job:
@@ -362,12 +367,22 @@ def take_orphaned(settings: Settings, kinds: Sequence[str]) -> Job | None:
     return _one(settings, _TAKE_ORPHANED, {"kinds": list(kinds)})
 
 
-def note_cleaned(settings: Settings, job: Job) -> None:
-    """Nothing is left behind by this failed job, unless it was acquired again since it had this fence."""
+def complete_late(settings: Settings, job: Job, result: dict[str, Any]) -> None:
+    """What this failed job was to do was done all the same; unless it was acquired again since."""
+    with transaction(settings) as connection:
+        connection.execute(_COMPLETE_LATE, [Jsonb(result), job.job_id, job.fence])
+
+
+def note_cleaned(settings: Settings, job: Job, *, late_s: float = 0) -> None:
+    """Nothing is left behind by this failed job, unless it was acquired again since it had this fence.
+
+    Before so many seconds after its end it is looked at again.
+    """
     with transaction(settings) as connection:
         connection.execute(
-            "UPDATE jobs SET clean_after = NULL WHERE job_id = %s AND fence = %s AND status = 'failed'",
-            [job.job_id, job.fence],
+            "UPDATE jobs SET clean_after = NULL WHERE job_id = %s AND fence = %s AND status = 'failed'"
+            " AND completed_at <= clock_timestamp() - %s * INTERVAL '1 second'",
+            [job.job_id, job.fence, late_s],
         )
 
 

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _RENEW_S: Final = 2.0
 _LOOK_S: Final = 0.1
+#: After the stop an attempt may end by itself so long; `ai-hub serve` waits for longer (`ai_hub.api.server`).
+_GRACE_S: Final = 8.0
 _log = structlog.get_logger(__name__)
 
 
@@ -64,11 +66,17 @@ class ExpiredError(MustEndError, AiHubError):
 
 
 class Lease:
-    """In its block the lease is renewed, also while the job is being ended."""
+    """In its block the lease is renewed, also while the job is being ended.
+
+    Some seconds after the stop it is released, so that another worker begins anew while this one is still at
+    a step that cannot be interrupted, or is killed in it.
+    """
 
     def __init__(self, settings: Settings, job: Job, stop: threading.Event) -> None:
         #: share of the work that is done, 0 to 1
         self.progress = 0.0
+        #: after the stop: the job waits for another worker
+        self.is_released = False
         self._settings = settings
         self._job = job
         self._stop = stop
@@ -111,10 +119,16 @@ class Lease:
 
     def _keep(self) -> None:
         renewed = tried = time.monotonic()
+        stopped_at: float | None = None
         while not self._done.wait(_LOOK_S):
+            if self._stop.is_set():
+                stopped_at = stopped_at or time.monotonic()
             if time.monotonic() >= tried + _RENEW_S:
                 tried = time.monotonic()
                 try:
+                    if stopped_at and tried > stopped_at + _GRACE_S:
+                        self.is_released = queue.requeue(self._settings, self._job, counted=False)
+                        return
                     self._judge(queue.renew(self._settings, self._job, self.progress))
                     renewed = tried
                 except Exception as error:  # noqa: BLE001  # without this thread the job is soon lost
@@ -167,6 +181,12 @@ class Attempt(Protocol):
         what cannot be undone.
         """
 
+    def result(self) -> dict[str, Any] | None:
+        """The result of what attempts have done that cannot be undone; None: there is nothing of it.
+
+        Asked where the job would fail otherwise: it is completed then, also if it was cancelled.
+        """
+
 
 class Task(Protocol):
     """Does jobs of one kind."""
@@ -178,6 +198,10 @@ class Task(Protocol):
     @property
     def retry(self) -> RetryStrategy:
         """How often it tries, and after which pauses."""
+
+    @property
+    def late_s(self) -> float:
+        """So long after its failure something of a job may still be done by others, and is looked for."""
 
     def attempt(self, job: Job) -> Attempt:
         """An attempt at the job, which has not begun."""
@@ -301,8 +325,11 @@ class Worker:
     def remove_orphans(self) -> None:
         """Remove what failed jobs have left where a store was away at their end, until a store refuses."""
         while (job := queue.take_orphaned(self._settings, list(self._tasks))) is not None:
+            task = self._tasks[job.kind]
             try:
-                self._tasks[job.kind].attempt(job).clean()
+                attempt = task.attempt(job)
+                attempt.clean()
+                result = attempt.result()
             except (AiHubError, OSError, BotoCoreError, ClientError) as error:
                 _log.warning(
                     "orphans.delete_failed",
@@ -311,7 +338,10 @@ class Worker:
                     reason=reason(error),
                 )
                 return
-            queue.note_cleaned(self._settings, job)
+            if result is not None:
+                queue.complete_late(self._settings, job, result)
+            else:
+                queue.note_cleaned(self._settings, job, late_s=task.late_s)
 
     def _run_job(self, job: Job) -> str:
         log = _log.bind(kind=job.kind, job_id=str(job.job_id), tenant=job.tenant_id, attempt=job.attempts)
@@ -332,8 +362,9 @@ class Worker:
             except Exception as raised:  # each has to be recorded
                 # and not what has become of an interrupted query
                 error = ExpiredError() if lease.has_expired else raised
-                outcome = self._end(job, attempt, error)
-                log.warning("job_not_completed", outcome=outcome, reason=reason(error))
+                outcome = self._end(job, attempt, error, lease)
+                if outcome != "completed":
+                    log.warning("job_not_completed", outcome=outcome, reason=reason(error))
                 if outcome == "failed" and is_defect(error):
                     log.exception("job_failed")
                 return outcome
@@ -341,8 +372,10 @@ class Worker:
         log.info("job_completed", result={name: n for name, n in result.items() if isinstance(n, int)})
         return "completed"
 
-    def _end(self, job: Job, attempt: Attempt | None, error: Exception) -> str:
+    def _end(self, job: Job, attempt: Attempt | None, error: Exception, lease: Lease) -> str:
         """Record how an attempt ended that did not complete the job."""
+        if lease.is_released:
+            return "requeued"
         cancelled = queue.renew_with_retry(self._settings, job)
         if cancelled is None:
             # the next attempt has removed what this one made
@@ -364,7 +397,15 @@ class Worker:
     def _fail(self, job: Job, attempt: Attempt | None, error: str) -> str:
         # where there could be no attempt, earlier ones may have left something
         cleaned = _is_cleaned(attempt) and (attempt is not None or job.fence == 1)
-        if not queue.fail(self._settings, job, error, has_orphans=not cleaned):
+        try:
+            result = attempt.result() if attempt is not None else None
+        except (AiHubError, OSError):  # `remove_orphans` asks again
+            result, cleaned = None, False
+        if result is not None:
+            held = queue.complete(self._settings, job, result, even_cancelled=True)
+            return "completed" if held else "lost"
+        has_orphans = not cleaned or self._tasks[job.kind].late_s > 0
+        if not queue.fail(self._settings, job, error, has_orphans=has_orphans):
             return "lost"
         return "cancelled" if error == CANCELLED else "failed"
 

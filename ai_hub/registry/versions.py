@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 LATEST = "latest"
+#: Of a version that was trained anew and of its run: the request that they are of, in this database.
+REQUEST_TAG: Final = "retrain_request"
 _PAGE = 1000
 _HIGHEST_FIRST: Final = ("version_number DESC",)
 _STAGES: Final = {stage.lower(): stage for stage in rules.ALLOWED}

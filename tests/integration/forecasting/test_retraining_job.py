@@ -23,9 +23,10 @@ from ai_hub.forecasting import day_ahead_tracking, day_ahead_training, retrainin
 from ai_hub.forecasting.card import ModelCard
 from ai_hub.forecasting.day_ahead_training import TrainedDayAhead  # of a dataclass
 from ai_hub.forecasting.production import card_of
-from ai_hub.forecasting.retrain_task import REQUEST_TAG, RetrainAttempt, RetrainTask, recipe
+from ai_hub.forecasting.retrain_task import RetrainAttempt, RetrainTask, recipe
 from ai_hub.jobs import queue
 from ai_hub.jobs.worker import Worker
+from ai_hub.registry.versions import REQUEST_TAG
 from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -184,6 +185,43 @@ def test_cancelled__before_it_is_registered__leaves_no_version(canned: Place) ->
         queue.retry(connection, canned.tenant, request_id)
     assert canned.work(request_id) == "completed"
     assert len(canned.versions(request_id)) == 1
+
+
+def test_cancelled_or_failed__while_it_is_registered__completes_with_its_version(
+    canned: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request_id, register = canned.request(), day_ahead_tracking.register_model
+
+    def cancelled(*given: Any) -> Any:
+        version = register(*given)
+        with transaction(canned.settings, canned.tenant) as connection:
+            queue.cancel(connection, canned.tenant, request_id)
+        return version
+
+    monkeypatch.setattr(day_ahead_tracking, "register_model", cancelled)
+    assert canned.work(request_id) == "completed"
+    (version,) = canned.versions(request_id)
+    assert canned.find(request_id).outcome.startswith(f"completed: version {version.version} ")
+
+    # the registry went on with it when the job had failed
+    request_id, asked = canned.request(), []
+
+    def lost(*given: Any) -> Any:
+        asked.append(given)
+        raise ConflictError("no answer")
+
+    monkeypatch.setattr(day_ahead_tracking, "register_model", lost)
+    assert canned.work(request_id) == "failed"
+    assert (canned.find(request_id).status, canned.versions(request_id)) == ("failed", [])
+    with client_of_its_own(), registry.tenant_scope(canned.tenant):
+        register(*asked[0])
+    with transaction(canned.settings) as connection:
+        connection.execute("UPDATE jobs SET clean_after = now() WHERE job_id = %s", [request_id])
+    with client_of_its_own():
+        Worker(canned.settings, [RetrainTask(canned.settings)], threading.Event()).remove_orphans()
+    (version,) = canned.versions(request_id)
+    request = canned.find(request_id)
+    assert (request.status, request.new_version, request.error) == ("completed", version.version, None)
 
 
 def test_answer_that_is_lost__is_asked_for_again_without_a_second_version(

@@ -27,6 +27,9 @@ class Doubling:
 
     kind: str
     retry: RetryStrategy = DEFAULT_RETRY
+    late_s: float = 0
+    #: what cannot be undone
+    results: dict[UUID, dict[str, Any]] = field(default_factory=dict)
     done: list[UUID] = field(default_factory=list)
     cleaned: list[tuple[UUID, int]] = field(default_factory=list)
     on_run: Callable[[Job, Lease], None] = lambda _job, _lease: None
@@ -49,6 +52,9 @@ class DoublingAttempt:
     def clean(self) -> None:
         self.task.cleaned.append((self.job.job_id, self.job.fence))
         self.task.on_clean()
+
+    def result(self) -> dict[str, Any] | None:
+        return self.task.results.get(self.job.job_id)
 
     def run(self, lease: Lease) -> dict[str, Any]:
         self.task.on_run(self.job, lease)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -14,8 +16,9 @@ from typer.testing import CliRunner
 from ai_hub.cli.main import app
 from ai_hub.db.transactions import transaction
 from ai_hub.errors import ConflictError, NotFoundError, ServiceDownError
-from ai_hub.jobs import queue
+from ai_hub.jobs import queue, worker
 from ai_hub.jobs.queue import CANCELLED
+from ai_hub.jobs.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,6 +131,76 @@ def test_cancelled_while_it_runs__ends_when_it_asks(jobs: Queue) -> None:
     jobs.worker.run(once=True)
     found = jobs.find(jobs.one, job)
     assert (found.status, found.error, jobs.task.done) == ("failed", CANCELLED, [])
+
+
+def test_what_cannot_be_undone__completes_a_job_that_would_fail(jobs: Queue) -> None:
+    def done(job: Job, lease: Lease) -> None:
+        jobs.task.results[job.job_id] = {"number": 7}
+        with transaction(jobs.settings, jobs.one) as connection:
+            queue.cancel(connection, jobs.one, job.job_id)
+        lease.confirm()
+
+    jobs.task.on_run = done
+    cancelled = jobs.defer(jobs.one)
+    assert jobs.worker.run_job(jobs.worker.acquire(cancelled)) == "completed"  # type: ignore[arg-type]
+    # its last worker was killed when it was done
+    killed = jobs.defer(jobs.one)
+    jobs.task.results[killed] = {"number": 7}
+    jobs.change(killed, "status = 'running', attempts = 3, lease_until = now()")
+    assert jobs.worker.run_job(jobs.worker.acquire(killed)) == "completed"  # type: ignore[arg-type]
+    for job in (cancelled, killed):
+        found = jobs.find(jobs.one, job)
+        assert (found.status, found.result, found.error) == ("completed", {"number": 7}, None)
+
+
+def test_what_is_done_late__completes_a_job_that_has_failed(jobs: Queue) -> None:
+    jobs.task.late_s = 60
+    jobs.task.on_run = _raising(ConflictError("no"))
+    late, never = jobs.defer(jobs.one), jobs.defer(jobs.one)
+    for job in (late, never):
+        jobs.worker.run_job(jobs.worker.acquire(job))  # type: ignore[arg-type]
+    jobs.worker.remove_orphans()
+    assert [jobs.find(jobs.one, job).status for job in (late, never)] == ["failed", "failed"]
+    jobs.task.results[late] = {"number": 7}
+    for job in (late, never):
+        jobs.change(job, "completed_at = now() - INTERVAL '61 s', clean_after = now()")
+    jobs.worker.remove_orphans()
+    found = jobs.find(jobs.one, late)
+    assert (found.status, found.result, found.error) == ("completed", {"number": 7}, None)
+    assert jobs.find(jobs.one, never).status == "failed"
+    # and is not looked for for ever
+    jobs.task.results[never] = {"number": 7}
+    jobs.change(never, "completed_at = now() - INTERVAL '2 hours'")
+    jobs.worker.remove_orphans()
+    assert jobs.find(jobs.one, never).status == "failed"
+
+
+def test_stop__releases_a_job_whose_worker_cannot_be_interrupted(
+    jobs: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_RENEW_S", 0.05)
+    monkeypatch.setattr(worker, "_GRACE_S", 0.2)
+    job, outcomes = jobs.defer(jobs.one), []
+    stop = threading.Event()
+    stopped = Worker(jobs.settings, [jobs.task], stop)
+
+    def fit(_: Job, lease: Lease) -> None:
+        jobs.task.on_run = lambda _job, _lease: None
+        stop.set()
+        deadline = time.monotonic() + 30
+        while (again := jobs.worker.acquire(job)) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        # the one that was stopped is no attempt
+        assert (again.attempts, again.fence) == (1, 2)
+        outcomes.append(jobs.worker.run_job(again))
+        lease.check()
+
+    jobs.task.on_run = fit
+    outcomes.append(stopped.run_job(stopped.acquire(job)))  # type: ignore[arg-type]
+    assert outcomes == ["completed", "requeued"]
+    found = jobs.find(jobs.one, job)
+    assert (found.status, jobs.task.done) == ("completed", [job])
 
 
 def test_lock__one_unfinished_job_has_it__of_each_tenant(jobs: Queue) -> None:
