@@ -24,7 +24,14 @@ from ai_hub.registry.loading import download_version
 from ai_hub.registry.registering import ensure_model, remove_empty
 from ai_hub.registry.server import call, connect, model_path, readable_errors, tracking_uri
 from ai_hub.registry.tenants import tenant_scope
-from ai_hub.registry.versions import ModelVersion, find_version, get_version, history, search
+from ai_hub.registry.versions import (
+    REQUEST_TAG,
+    ModelVersion,
+    find_version,
+    get_version,
+    history,
+    search,
+)
 from ai_hub.servers import without_secrets
 from ai_hub.times import to_millis
 from mlflow_plugins.artifacts import manifest
@@ -48,9 +55,10 @@ _RUN_TAGS: Final = frozenset({
     _COMMIT, "mlflow.source.git.branch", "mlflow.source.git.repoURL", "mlflow.source.name",
     "mlflow.source.type", "mlflow.note.content",
 })  # fmt: skip
-#: Tags of a version that the registry writes, or uses up.
+#: Tags of a version that the registry writes, or uses up, or that are of this installation.
 _NOT_CARRIED: Final = frozenset({
     manifest.TAG, semver.TAG, CARD_TAG, ORIGIN_TAG, KEY_TAG, imports.TAG, REASON_TAG, ACTOR_TAG,
+    REQUEST_TAG,
 })  # fmt: skip
 #: What MLflow takes at once.
 _METRICS, _PARAMS = 1000, 100
@@ -221,7 +229,11 @@ def _run(client: MlflowClient, run_id: str | None) -> Run | None:
 
 def _run_tags(run: Run | None) -> dict[str, str]:
     tags = run.data.tags if run else {}
-    return {key: text for key, text in tags.items() if key in _RUN_TAGS or not key.startswith("mlflow.")}
+    return {
+        key: text
+        for key, text in tags.items()
+        if key in _RUN_TAGS or (not key.startswith("mlflow.") and key != REQUEST_TAG)
+    }
 
 
 def _datasets(run: Run | None) -> list[imports.Dataset]:

@@ -20,7 +20,7 @@ from support.registry_tenant import MODEL, Tenant, new_tenant
 from ai_hub import registry
 from ai_hub.errors import AiHubError, ConflictError
 from ai_hub.registry import bundle, transfer
-from ai_hub.registry.versions import find_version
+from ai_hub.registry.versions import REQUEST_TAG, find_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,11 +66,13 @@ def _trained(acme: Tenant, monkeypatch: pytest.MonkeyPatch) -> LinearRegression:
         mlflow.log_params({"feature_service": "forecast_basic", "kind": "linear"})
         mlflow.log_metrics({"mae": 1.5, "r2": float("nan")})
         mlflow.set_tags({"mlflow.source.git.commit": "0123abc", "mlflow.user": "ada", "window": "2025"})
+        mlflow.set_tag(REQUEST_TAG, "of this installation")
         mlflow.log_input(mlflow.data.from_numpy(LOAD, name="meters"), context="training")
         mlflow.sklearn.log_model(
             model, name="model", input_example=LOAD[:2], registered_model_name=MODEL, pip_requirements=[]
         )
         acme.client.set_model_version_tag(MODEL, "1", "reviewed", "yes")
+        acme.client.set_model_version_tag(MODEL, "1", REQUEST_TAG, "of this installation")
         acme.client.log_metric(run.info.run_id, "rmse", 2.5)
     return model
 
@@ -103,6 +105,7 @@ def _check_version(other: Tenant, sent: dict[str, bytes], arrived: dict[str, byt
         assert metadata[name] == first[name]
     version = find_version(other.name, MODEL, 1)
     assert (version.stage, version.aliases, version.tags["reviewed"]) == ("Staging", ("staging",), "yes")
+    assert REQUEST_TAG not in version.tags
     return dict(json.loads(version.tags["imported_from"]))
 
 
@@ -112,6 +115,7 @@ def _check_run(other: Tenant) -> None:
     assert (run.info.status, run.data.metrics) == ("FINISHED", {"mae": 1.5, "rmse": 2.5})
     assert run.data.params == {"feature_service": "forecast_basic", "kind": "linear"}
     assert (run.data.tags["mlflow.source.git.commit"], run.data.tags["window"]) == ("0123abc", "2025")
+    assert REQUEST_TAG not in run.data.tags
     (data,) = run.inputs.dataset_inputs
     assert (data.dataset.name, data.tags[0].value) == ("meters", "training")
 
