@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ai_hub.dev.demo.steps import Steps
+    from ai_hub.forecasting.retraining import RetrainRequest
 
 TENANT: Final = "harbour"
 #: The second one changes.
@@ -49,6 +50,7 @@ def show(steps: Steps, hour: datetime) -> dict[str, Any]:
         StepFailedError: a command failed.
     """
     steps.begin(f"Find that a load has changed, and train its model anew ({TENANT})")
+    _end_earlier(steps)
     today = hour.replace(hour=0)
     unit = ("--tenant", TENANT, "--unit", "kW")
     assets = [["ai-hub", "asset", "add", meter, "--kind", "electricity", *unit] for meter in METERS]
@@ -75,10 +77,12 @@ def show(steps: Steps, hour: datetime) -> dict[str, Any]:
     # an earlier demo's retraining shall not keep this one from being proposed
     steps.run("ai-hub", "retrain", "policy", "--tenant", TENANT, "--cooldown-days", "0", shown=False)
     steps.check("ai-hub", "check", "models", "--tenant", TENANT)
-    (request,) = steps.json("ai-hub", "retrain", "list", "--tenant", TENANT, "--status", "proposed")
+    (request,) = _requests(steps, "proposed")
     of_request = (request["request_id"], "--tenant", TENANT)
     steps.json("ai-hub", "retrain", "approve", *of_request, "--reason", "the new freezers stay")
-    _wait(UUID(request["request_id"]))
+    ended = _wait(UUID(request["request_id"]))
+    if ended.new_version is None:
+        raise StepFailedError("ai-hub worker", 1, f"{ended.model}: {ended.outcome}")
     done = dict(steps.json("ai-hub", "retrain", "show", *of_request))
     steps.end(
         f"causes {', '.join(done['causes'])}; {done['status']}: version {done['new_version']} "
@@ -105,17 +109,30 @@ def promote(steps: Steps, request: dict[str, Any]) -> None:
     steps.end(f"{gain}; version {request['new_version']} in production")
 
 
-def _wait(request_id: UUID) -> None:
-    """Until the worker beside the REST service has ended the request."""
+def _requests(steps: Steps, status: str) -> list[dict[str, Any]]:
+    return list(steps.json("ai-hub", "retrain", "list", "--tenant", TENANT, "--status", status))
+
+
+def _end_earlier(steps: Steps) -> None:
+    """Let a request end that was approved when an earlier demo was interrupted: no other could be proposed.
+
+    One that was only proposed is withdrawn, as this demo trains and promotes another version.
+    """
+    for request in _requests(steps, "approved"):
+        _wait(UUID(request["request_id"]))
+
+
+def _wait(request_id: UUID) -> RetrainRequest:
+    """The request when the worker beside the REST service has ended it."""
     from ai_hub.forecasting import retraining
 
     settings, deadline = Settings(), time.monotonic() + _LONGEST_S
     while True:
         with transaction(settings, TENANT) as connection:
             request = retraining.find(connection, TENANT, request_id)
-        if request.status == retraining.Status.COMPLETED:
-            return
-        if request.status != retraining.Status.APPROVED or time.monotonic() > deadline:
+        if request.status != retraining.Status.APPROVED:
+            return request
+        if time.monotonic() > deadline:
             raise StepFailedError("ai-hub worker", 1, f"{request.model}: {request.outcome}")
         time.sleep(0.5)
 
