@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from ai_hub import registry
 from ai_hub.dev import mlflow_server
 from ai_hub.registry import users
+from benchmarks.mlflow_servers import QUICK_PASSWORDS
 from mlflow_plugins.users.roles import Role
 from support import registry_servers
 
@@ -91,7 +92,8 @@ class PeopleServer:
 
 def settings(folder: Path) -> dict[str, str]:
     """Variables of a server with login whose users are in `folder`."""
-    return mlflow_server.login_variables(folder, "for a test", SecretStr(password(ADMIN)))
+    login = mlflow_server.login_variables(folder, "for a test", SecretStr(password(ADMIN)))
+    return {**login, QUICK_PASSWORDS: "true"}
 
 
 @contextmanager
