@@ -23,12 +23,16 @@ __all__ = [
     "FORKS",
     "PRELOADED",
     "Server",
+    "each_database",
     "migrated_sqlite",
     "opened",
     "routes",
     "running",
     "sqlite_template",
 ]
+
+#: For tests of what databases do differently: they run on both in `make test`, too.
+each_database = pytest.mark.parametrize("store_uri", ["sqlite", "postgresql"], indirect=True)
 
 
 @pytest.fixture(scope="session")

@@ -53,9 +53,9 @@ def postgres(native_postgres: str, postgres_template: str) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.long), "postgresql"])
 def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Address of a registry on each database."""
+    """Address of a registry on PostgreSQL, and in `make test-long` on SQLite; see `each_database`."""
     if request.param == "postgresql":
         return f"lifecycle+{request.getfixturevalue('postgres')}"
     path = tmp_path / "mlflow.db"

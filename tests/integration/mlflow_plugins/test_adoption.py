@@ -117,6 +117,7 @@ def adopt(database: str, folder: Path, **options: Any) -> list[ModelPlan]:
     return list(adoption.adopt(database, None, **options))
 
 
+@pytest.mark.parametrize("old", [pytest.param("sqlite", marks=pytest.mark.long), "postgresql"], indirect=True)
 def test_every_kind_of_old_registry__becomes_one_consistent_state(old: str, tmp_path: Path) -> None:
     before = old_registries.contents(old)
     assert old_registries.broken(old).keys() == old_registries.INVARIANTS.keys()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mlflow.exceptions import MlflowException
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from oracles.lifecycle import Model
+from support.registry_servers import each_database
 
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
@@ -61,6 +62,7 @@ def test_registrations__at_once__get_different_numbers(store_uri: str, model: Mo
     model.check()
 
 
+@each_database
 def test_anything__at_once__keeps_the_invariants(store_uri: str, model: Model) -> None:
     versions = [model.register() for _ in range(4)]
 

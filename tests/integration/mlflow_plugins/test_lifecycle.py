@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 from oracles.lifecycle import Model, refused
 from support.comparisons import record
+from support.registry_servers import each_database
 
 from mlflow_plugins.gates import comparison
 
@@ -208,6 +209,7 @@ def test_reason__of_a_refused_move__stays_for_the_next(model: Model) -> None:
     assert model.store.history(model.name)[0].reason == "why not"
 
 
+@each_database
 def test_audit_trail__cannot_be_changed__whoever_connects(model: Model) -> None:
     model.register()
     for statement in (

@@ -17,6 +17,7 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking._model_registry.registry import ModelRegistryStoreRegistry
 from mlflow.utils.workspace_context import ServerWorkspaceContext
 from oracles.lifecycle import Model, refused
+from support.registry_servers import each_database
 
 from mlflow_plugins import database
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@each_database
 def test_migrate__agrees_with_the_tables_the_code_uses(model: Model) -> None:
     inspector = sa.inspect(model.store.engine)
     for table in database.metadata.tables.values():
@@ -34,6 +36,7 @@ def test_migrate__agrees_with_the_tables_the_code_uses(model: Model) -> None:
         assert {**present, "id": False} == expected
 
 
+@each_database
 def test_migrate__twice_and_at_once__does_nothing(model: Model) -> None:
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(database.migrate, [model.store.engine] * 4)) == [len(database.MIGRATIONS)] * 4
@@ -86,6 +89,7 @@ def test_migrate__another_database__is_refused() -> None:
         database.migrate(sa.create_mock_engine("mysql://", lambda *_: None))
 
 
+@each_database
 def test_mlflows_own_upgrade__still_works_beside_our_tables(model: Model) -> None:
     version = model.register()
     model.move(version, "Production")
@@ -103,6 +107,7 @@ def test_entry_point__finds_the_store(sqlite_template: Path, tmp_path: Path) -> 
     store._dispose_engine()
 
 
+@each_database
 def test_versions_older_than_the_plugin__join_the_life(model: Model) -> None:
     stock = SqlAlchemyStore(model.store.db_uri)
     for stage in ("None", "Staging", "Production", "Production"):
@@ -119,6 +124,7 @@ def test_versions_older_than_the_plugin__join_the_life(model: Model) -> None:
     stock.delete_registered_model(model.name)  # with it no other test could open this registry
 
 
+@each_database
 def test_workspaces__keep_models_of_one_name_apart(
     store_uri: str, monkeypatch: pytest.MonkeyPatch, model: Model
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from mlflow.entities.model_registry import ModelVersionTag, RegisteredModelTag
 from mlflow.exceptions import MlflowException
 from oracles.lifecycle import STAGES, Model
+from support.registry_servers import each_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ def models(store: LifecycleStore) -> list[Model]:
     return models
 
 
+@each_database
 def test_search__by_stage__finds_versions_and_models(store: LifecycleStore, models: list[Model]) -> None:
     begin = f"name LIKE '{models[0].name[:-1]}%'"
     lives = {model.name: model.stages() for model in models}
@@ -58,6 +60,7 @@ def test_search__by_stage__finds_versions_and_models(store: LifecycleStore, mode
 _COMPARISONS: dict[str, Callable[[bool], bool]] = {"=": bool, "!=": lambda is_so: not is_so}
 
 
+@each_database
 def test_search__beside_other_filters_and_page_by_page(store: LifecycleStore, models: list[Model]) -> None:
     first = models[0]
     first.tag(2, "colour", "green")
