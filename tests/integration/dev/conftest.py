@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support import forked
 
 from ai_hub.dev.control import down, up
 from ai_hub.dev.record import load
@@ -17,10 +16,9 @@ from ai_hub.dev.services import select
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from subprocess import CompletedProcess
 
     from ai_hub.dev.processes import Handle
-
-CLI = str(Path(sys.executable).with_name("ai-hub"))
 
 
 @dataclass
@@ -40,8 +38,8 @@ class OwnStack:
     def setting(self, name: str) -> str:
         return load().env[name]
 
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([CLI, *arguments], capture_output=True, text=True, check=False)
+    def cli(self, *arguments: str) -> CompletedProcess[str]:
+        return forked.run(["ai-hub", *arguments], os.environ, Path.cwd())
 
 
 @pytest.fixture

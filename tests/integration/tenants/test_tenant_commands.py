@@ -213,6 +213,23 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
+def test_remove__killed_after_each_step_in_turn__goes_on(known: Known) -> None:
+    done: list[str] = []
+
+    def die(step: str) -> None:
+        if step not in done:
+            done.append(step)
+            raise KilledError
+
+    for _ in range(5):
+        with pytest.raises(KilledError):
+            removal.remove(known.settings, known.name, reason="why", on_step=die)
+    removal.remove(known.settings, known.name, reason="why")
+    registry.tenants.create_tenant(known.name)
+    assert known.counts() == {}
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("steps", range(5))
 def test_remove__killed_after_any_step__goes_on(known: Known, steps: int) -> None:
     left = steps
