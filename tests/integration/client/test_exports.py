@@ -29,6 +29,17 @@ if TYPE_CHECKING:
     from ai_hub.api.schemas.exports import ExportSummary
 
 WAYS = ("folder", "s3", "address")
+PARTITIONS = (None, "month")
+#: Each way with one of both in turn, and the others in `make test-long`.
+EXPORTS = pytest.mark.parametrize(
+    ("settings", "partition"),
+    [
+        pytest.param(way, partition, marks=[] if (row + column) % 2 else pytest.mark.long)
+        for row, way in enumerate(WAYS)
+        for column, partition in enumerate(PARTITIONS)
+    ],
+    indirect=["settings"],
+)
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -97,7 +108,7 @@ def made(client: ai_hub.Client, settings: Settings, energy: Energy, partition: s
     return done
 
 
-@pytest.mark.parametrize("partition", [None, "month"])
+@EXPORTS
 def test_export__fetched_whole_then_deleted(
     access: dict[str, Any],
     client: ai_hub.Client,
@@ -133,7 +144,7 @@ def test_export__fetched_whole_then_deleted(
         assert not Path(str(job.storage_path)).exists()
 
 
-@pytest.mark.parametrize("partition", [None, "month"])
+@EXPORTS
 def test_export__changed_where_it_is_stored__is_not_taken(
     client: ai_hub.Client, settings: Settings, energy: Energy, tmp_path: Path, partition: str | None
 ) -> None:

@@ -1,4 +1,4 @@
-"""Sixteen promotions of one model at once, over HTTP to two servers of a database; `long` has 32, often."""
+"""Eight promotions of one model at once, over HTTP to two servers of a database; `long` has 32, often."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_VERSIONS = 16
+_VERSIONS = 8
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_promotions__at_once__leave_one_in_production(
 ) -> None:
     versions = [
         tenant[0].register(tmp_path / "model")
-        for _ in range(min(properties.examples(_VERSIONS), 2 * _VERSIONS))
+        for _ in range(min(properties.examples(_VERSIONS), 4 * _VERSIONS))
     ]
     store = LifecycleStore(f"lifecycle+{empty_database}")
 

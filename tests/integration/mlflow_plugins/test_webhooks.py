@@ -53,11 +53,10 @@ class Receiver:
         self._server.server_close()
 
     def take(self, count: int) -> list[tuple[str, str, str, str | None]]:
-        """The next `count` events, sorted: path, action, alias, version; fails when more arrive."""
+        """The next `count` events, sorted: path, action, alias, version; fails when more are there."""
         deadline = time.monotonic() + 30
         while len(self.events) < count and time.monotonic() < deadline:
             time.sleep(0.02)
-        time.sleep(_QUIET_S)
         taken, self.events[:] = list(self.events), []
         assert len(taken) == count, taken
         return sorted(
@@ -70,7 +69,9 @@ class Receiver:
 def receiver() -> Iterator[Receiver]:
     opened = Receiver()
     yield opened
+    time.sleep(_QUIET_S)
     opened.close()
+    assert opened.events == [], "one is told too much"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A server with login whose users are in PostgreSQL beside MLflow's own tables."""
+"""A server with login whose users are in PostgreSQL beside MLflow's own tables; `long` makes those, too."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import psycopg
+import pytest
 from support import registry_servers
 from support.people_server import ADMIN, PeopleServer, settings
 
@@ -19,10 +20,14 @@ if TYPE_CHECKING:
     from support.registry_servers import Server
 
 
-def test_workers__start_at_once_on_a_new_database(native_postgres: str, servers: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("template", ["registry_template", pytest.param("template1", marks=pytest.mark.long)])
+@pytest.mark.usefixtures("postgres_template")
+def test_workers__start_at_once_on_a_new_database(
+    native_postgres: str, servers: Any, tmp_path: Path, template: str
+) -> None:
     with psycopg.connect(native_postgres, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE login")
-    database = urlsplit(native_postgres)._replace(path="/login").geturl()
+        connection.execute(f"CREATE DATABASE login_{template} TEMPLATE {template}")
+    database = urlsplit(native_postgres)._replace(path=f"/login_{template}").geturl()
     stack = servers.start("s3")
     variables = settings(tmp_path)
     (tmp_path / "login.ini").write_text(mlflow_server.login_configuration(database))

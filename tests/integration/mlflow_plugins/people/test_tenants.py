@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from support.people_server import MODEL
-from support.people_sweep import IRRELEVANT, ask, contents, known_of
+from support.people_sweep import IRRELEVANT, ask, contents, known_of, without_twins
 
 if TYPE_CHECKING:
     from support.people_server import PeopleServer, Tenant
@@ -105,21 +105,26 @@ def test_reads(server: PeopleServer, acme: Tenant, beta: Tenant) -> None:
     assert asked == 9 * len(_reads(acme)) > 200
 
 
+@pytest.mark.parametrize("count", [350, pytest.param(700, marks=pytest.mark.long)])
 def test_every_route__asked_with_everything_a_stranger_may_know(
-    server: PeopleServer, acme: Tenant, routes: list[tuple[str, str]]
+    server: PeopleServer, acme: Tenant, routes: list[tuple[str, str]], count: int
 ) -> None:
+    # both people at all that the pages ask takes twice as long
+    twins = set(routes) - set(without_twins(routes)) if count < 700 else set()
     before = contents(acme)
     known = known_of(acme)
     asked, leaks = 0, []
     for person, place, skipped in (("bert", "acme", IRRELEVANT), ("noor", None, f"{IRRELEVANT}|^/api/")):
         session = server.session(person, place)
         for method, path in routes:
+            if person == "bert" and (method, path) in twins:
+                continue
             if method not in {"HEAD", "OPTIONS"} and not re.search(skipped, path):
                 asked += 1
                 if acme.mark in ask(session, method, path, known).text:
                     leaks.append((person, place, method, path))
     assert leaks == []
-    assert asked > 700
+    assert asked > count
     assert contents(acme) == before
     # the same requests do show it to whom it belongs
     reader = acme.session("vera")
