@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from ai_hub.forecasting.accuracy import LeadErrors
     from ai_hub.forecasting.findings import Outcome
     from ai_hub.forecasting.log import Run, ValidRow
     from ai_hub.forecasting.production import Issuer
@@ -111,8 +113,14 @@ def run_command(
     if follow:
         from prometheus_client import REGISTRY
 
+        from ai_hub.forecasting.accuracy import LeadErrors
+
+        REGISTRY.register(errors_by_lead := LeadErrors())
         with served_metrics(REGISTRY, metrics_host, metrics_port):
-            _follow(issuer, interval)
+            try:
+                _follow(issuer, interval, errors_by_lead)
+            finally:
+                REGISTRY.unregister(errors_by_lead)
         return
     runs, errors, notes = issuer.issue_now()
     if as_json:
@@ -128,7 +136,7 @@ def run_command(
         raise typer.Exit(1)
 
 
-def _follow(issuer: Issuer, interval: float) -> None:
+def _follow(issuer: Issuer, interval: float, errors_by_lead: LeadErrors) -> None:
     """Forecast whenever it is time, until stopped; errors are said, and tried again."""
     from ai_hub.cli.errors import explain
     from ai_hub.cli.jobs import interruptible
@@ -142,7 +150,9 @@ def _follow(issuer: Issuer, interval: float) -> None:
                 say(_line(run))
             if runs or time.monotonic() >= next_check:
                 next_check = time.monotonic() + _CHECK_S
-                outcomes, proposals, failures = _check(issuer.settings, issuer.tenants)
+                outcomes, proposals, failures = _check(
+                    issuer.settings, issuer.tenants, partial(errors_by_lead.read, issuer.settings)
+                )
                 errors += failures
                 for each in outcomes:  # what the registry does not tell, the issuer has said
                     for finding in each.new:
@@ -161,11 +171,11 @@ def _follow(issuer: Issuer, interval: float) -> None:
 
 
 def _check(
-    settings: Settings, tenants: Sequence[str]
+    settings: Settings, tenants: Sequence[str], *more: Callable[[str], object]
 ) -> tuple[list[Outcome], list[Proposals], list[Exception]]:
     """Check the models of tenants, and propose to train them anew where the rules say it.
 
-    Also writes their scores of whole weeks to MLflow.
+    Also writes their scores of whole weeks to MLflow, and does what `more` there is to do for each tenant.
 
     What has come of it, and why others were not checked.
     """
@@ -198,6 +208,7 @@ def _check(
             ),
             lambda name: log_weekly_scores(settings, name),
             lambda name: notify_receivers(settings, name),
+            *more,
         )
         for number, step in enumerate(steps):
             if number and tenant not in versions:  # the registry does not tell

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from hashlib import md5
 from math import nan
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 from zoneinfo import ZoneInfo
 
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from ai_hub.db.transactions import transaction
 from ai_hub.errors import NotFoundError
 from ai_hub.forecasting import By
 from ai_hub.forecasting.log import Role
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import psycopg
     from matplotlib.figure import Figure
+    from prometheus_client.core import Metric
 
     from ai_hub.settings import Settings
 
@@ -209,6 +217,57 @@ def live_scores(
         },
     )
     return [LiveScores(*row) for row in rows]
+
+
+class LeadErrors(Collector):
+    """Scores of live forecasts by lead, for Prometheus, over the days of four weeks until they were read.
+
+    A number stands for each tenant, the one that monitoring/prometheus has Prometheus make of its name.
+    """
+
+    _WINDOW: Final = timedelta(days=28)
+
+    def __init__(self) -> None:
+        """Start with nothing known."""
+        self._scores: dict[str, list[LiveScores]] = {}
+
+    def read(self, settings: Settings, tenant: str) -> None:
+        """Read the scores of a tenant."""
+        now = datetime.now(UTC)
+        with transaction(settings, tenant) as connection:
+            self._scores[tenant] = live_scores(
+                connection,
+                tenant,
+                By.LEAD,
+                settled_before=settled_before(settings, now),
+                start=(now - self._WINDOW).date(),
+            )
+
+    def collect(self) -> Iterable[Metric]:
+        """The scores that were read last."""
+        labels = ["tenant", "model", "lead_hours"]
+        numbers = {
+            tenant: int.from_bytes(md5(tenant.encode(), usedforsecurity=False).digest()[8:]) % 2**32
+            for tenant in self._scores.copy()
+        }
+        error = GaugeMetricFamily(
+            "ai_hub_forecast_error_share",
+            "Mean absolute error over the mean of what was measured",
+            labels=labels,
+        )
+        skill = GaugeMetricFamily(
+            "ai_hub_forecast_skill",
+            "Part by which the error is below that of the best naive forecast",
+            labels=labels,
+        )
+        for tenant, number in numbers.items():
+            for each in self._scores[tenant]:
+                of = [str(number), each.model, each.of]
+                if each.mae_over_mean is not None:
+                    error.add_metric(of, each.mae_over_mean)
+                if each.skill is not None:
+                    skill.add_metric(of, each.skill)
+        return error, skill
 
 
 def picture(found: Accuracy, now: datetime) -> Figure:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from datetime import UTC, datetime
+from hashlib import md5
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -239,6 +240,21 @@ def test_forecast_run__that_follows__says_what_is_found(
     _, text = served
     assert 'ai_hub_model_findings_total{change="opened",kind="coverage"}' in text
     assert tenant not in text
+    # as Prometheus's hashmod
+    number = int(md5(tenant.encode(), usedforsecurity=False).hexdigest()[16:], 16) % 2**32
+    published = re.findall(
+        r'ai_hub_forecast_error_share{lead_hours="(\d+)",model="(\w+)",tenant="(\d+)"} (\S+)', text
+    )
+    expected = connection.execute(
+        "SELECT lead_hours::text, model, %s, sum(absolute) / sum(actual) FROM forecast_scores"
+        " WHERE tenant_id = %s AND role = 'live' AND day >= (now() AT TIME ZONE 'UTC')::date - 28"
+        " GROUP BY 1, 2 ORDER BY 1, 2",
+        [str(number), tenant],
+    ).fetchall()
+    assert sorted((*of, float(value)) for *of, value in published) == [
+        (*of, pytest.approx(value)) for *of, value in expected
+    ]
+    assert expected
 
 
 @pytest.mark.usefixtures("settings")

@@ -23,6 +23,7 @@ from ai_hub.features import freshness
 from ai_hub.features.materialize import Pass
 from ai_hub.features.online import cache, database, reader
 from ai_hub.forecasting import findings, retraining, service
+from ai_hub.forecasting.accuracy import LeadErrors
 from ai_hub.jobs import queue, worker
 from ai_hub.settings import Settings
 
@@ -68,6 +69,7 @@ def metrics() -> dict[str, set[str]]:
     collected: Iterable[Metric] = [
         *freshness.Metrics(timedelta(days=2)).collect(),
         *queue.JobCounts(Settings(_env_file=None), [KIND]).collect(),
+        *LeadErrors().collect(),
     ]
     registered += [(each.name, each.type, each._labelnames) for each in collected]
     for name, kind, labels in registered:
@@ -148,7 +150,7 @@ def test_routes_jobs_and_results__are_those_of_the_code() -> None:
 
 
 def test_dashboards__are_what_grafana_takes() -> None:
-    assert len(DASHBOARDS) == 4
+    assert len(DASHBOARDS) == 5
     assert len({dashboard["uid"] for dashboard in DASHBOARDS.values()}) == len(DASHBOARDS)
     assert len({dashboard["title"] for dashboard in DASHBOARDS.values()}) == len(DASHBOARDS)
     for name, dashboard in DASHBOARDS.items():
@@ -222,8 +224,10 @@ def test_tenants__are_kept_apart_and_never_named_in_prometheus() -> None:
         assert not set(labels.values()) & set(tenants)
     others = {label for name, labels in METRICS.items() for label in labels if "_freshness" not in name}
     assert {name for name, labels in METRICS.items() if "tenant" in labels} == {
-        *("ai_hub_feature_freshness_seconds", "ai_hub_feature_slowest_seconds")
+        *("ai_hub_feature_freshness_seconds", "ai_hub_feature_slowest_seconds"),
+        *("ai_hub_forecast_error_share", "ai_hub_forecast_skill"),
     }
+    # which number a name has is the same for all: test_model_findings.py compares what forecasts publish
     assert "asset" not in others
 
 
