@@ -61,7 +61,7 @@ class Oracle:
         return found
 
     @cached_property
-    def _weather(self) -> dict[tuple[datetime, str], float | None]:
+    def _values(self) -> dict[tuple[datetime, str, datetime], float | None]:
         return {}
 
     def row(self, hour: datetime, features: Mapping[str, Mapping[str, Any]]) -> dict[str, Value]:
@@ -127,7 +127,14 @@ class Oracle:
         return int(is_german_holiday(local.date()))
 
     def _hour(self, hour: datetime, column: str, row: datetime) -> float | None:
-        """Value of the step that begins then, as a row knows it."""
+        """Value of the step that begins then, as a row knows it: only of series rows know different ones."""
+        is_series = "@" in column and column != "value@group"
+        key = hour, column, row if is_series else hour
+        if key not in self._values:
+            self._values[key] = self._of_step(*key)
+        return self._values[key]
+
+    def _of_step(self, hour: datetime, column: str, row: datetime) -> float | None:
         if column == "value":
             values = self._readings.get(hour)
             return statistics.fmean(values) if values else None
@@ -135,9 +142,7 @@ class Oracle:
             return self.asset.total(hour, self._before(hour, -1))
         if "@" in column:
             return self.asset.issued(hour, self._before(hour, -1), column, row)
-        if (hour, column) not in self._weather:
-            self._weather[hour, column] = self.asset.forecast(hour, column)
-        return self._weather[hour, column]
+        return self.asset.forecast(hour, column)
 
     def _merged(self, hours: list[datetime], column: str, function: str, row: datetime) -> Value:
         """A function over all readings in these steps, which are in order; first and last are of steps."""

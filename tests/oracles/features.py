@@ -82,10 +82,14 @@ class Asset:
 
     def issued(self, start: datetime, end: datetime, column: str, known_at: datetime) -> Value:
         """Mean over [start, end) of an external series of the newest issues that were available at a time."""
-        newest: dict[datetime, float] = {}
-        for issue in sorted(self.series.get(column, []), key=lambda each: each.available_at):
-            if issue.available_at <= known_at:
-                newest[issue.valid_at] = issue.value
+        first, last = floor_hour(start), max(end, floor_hour(start) + HOUR)
+        issues = [
+            issue
+            for issue in self.series.get(column, [])
+            if first <= issue.valid_at < last and issue.available_at <= known_at
+        ]
+        issues.sort(key=lambda issue: issue.available_at)
+        newest = {issue.valid_at: issue.value for issue in issues}
         if end - start < HOUR:
             # a value lasts until the next one in hours that are divided into whole steps
             of_hour = sorted(at for at in newest if floor_hour(at) == floor_hour(start))

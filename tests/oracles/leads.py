@@ -13,7 +13,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from oracles.declared import DAY, difference, is_german_holiday, ratio, sun
-from oracles.features import HOUR, Asset
+from oracles.features import HOUR, Asset, Weather
 
 Value = float | None
 
@@ -132,26 +132,51 @@ class LeadsOracle:
 
     def known(self, issue: datetime, begin: datetime, column: str) -> Value:
         """Value of the step that begins then, as it was known at the issue."""
+        key = issue, begin, column
+        if key not in self._known:
+            self._known[key] = self._value(*key)
+        return self._known[key]
+
+    @cached_property
+    def _known(self) -> dict[tuple[datetime, datetime, str], Value]:
+        return {}
+
+    def _value(self, issue: datetime, begin: datetime, column: str) -> Value:
         end = begin + self.step
         if column in {"value", "value@group"}:
             is_there = self.is_available(issue, begin) and not self.is_late(issue, begin)
             if not is_there or (self.rows is not None and end not in self.rows):
                 return None
             if column == "value@group":
-                return self.asset.total(begin, end)
+                if begin not in self._totals:
+                    self._totals[begin] = self.asset.total(begin, end)
+                return self._totals[begin]
             values = self._readings.get(begin)
             return statistics.fmean(values) if values else None
         if "@" in column:
             return self.asset.issued(begin, end, column, issue)
-        usable = [
-            row
-            for row in self.asset.weather
-            if begin - 6 * HOUR < row.valid_at <= begin
-            and row.available_at <= issue
-            and getattr(row, column) is not None
-        ]
+        first = begin - 6 * HOUR
+        usable = [row for row in self._weather(issue, column) if first < row.valid_at <= begin]
         newest = max(usable, key=lambda row: (row.valid_at, row.available_at), default=None)
         return None if newest is None else float(getattr(newest, column))
+
+    @cached_property
+    def _totals(self) -> dict[datetime, Value]:
+        return {}
+
+    def _weather(self, issue: datetime, column: str) -> list[Weather]:
+        """Rows of weather with this column that were there at the issue."""
+        if (issue, column) not in self._weather_of:
+            self._weather_of[issue, column] = [
+                row
+                for row in self.asset.weather
+                if row.available_at <= issue and getattr(row, column) is not None
+            ]
+        return self._weather_of[issue, column]
+
+    @cached_property
+    def _weather_of(self) -> dict[tuple[datetime, str], list[Weather]]:
+        return {}
 
     @cached_property
     def _readings(self) -> dict[datetime, list[float]]:

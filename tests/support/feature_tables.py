@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -137,13 +138,14 @@ def differences(
     """How the views differ from the oracle."""
     hours = expected.hours(floor_hour(known_at or datetime.now(UTC)))
     scale = max(map(abs, expected.readings.values()), default=1.0)
+    row_at = cache(expected.row)
     for view, features in VIEWS.items():
         rows = _rows(connection, view, tenant, asset, known_at)
         if [row["event_timestamp"] for row in rows] != hours:
             yield f"{view}: {len(rows)} rows instead of {len(hours)}"
             continue
         for row in rows:
-            want = expected.row(row["event_timestamp"])
+            want = row_at(row["event_timestamp"])
             for name in features:
                 if not same(row[name], want[name], scale):
                     yield f"{view} {row['event_timestamp']} {name}: {row[name]} instead of {want[name]}"

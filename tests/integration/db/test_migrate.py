@@ -227,7 +227,7 @@ def test_own_hourly_features__are_those_of_the_feature_repository() -> None:
     assert list(theirs.items()) == list(FEATURES.items())
 
 
-def test_migrate__after_a_restore_without_rights__grants_anew(blank_database: str) -> None:
+def test_migrate__after_a_restore_without_rights__grants_anew(migrated_database: str) -> None:
     def rights(connection: Any) -> list[Any]:
         query = """
             SELECT oid::regclass::text AS name, relacl::text FROM pg_class WHERE relacl IS NOT NULL
@@ -241,8 +241,7 @@ def test_migrate__after_a_restore_without_rights__grants_anew(blank_database: st
         """
         return connection.execute(query).fetchall()  # type: ignore[no-any-return]
 
-    migrate(blank_database)
-    with connect(blank_database) as connection:
+    with connect(migrated_database) as connection:
         before = rights(connection)
         connection.execute(
             "REVOKE ALL ON ALL TABLES IN SCHEMA tenant_wall FROM ai_hub_service, ai_hub_tenant"
@@ -257,19 +256,18 @@ def test_migrate__after_a_restore_without_rights__grants_anew(blank_database: st
         )
         connection.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
         assert rights(connection) != before
-    outcome = migrate(blank_database)
+    outcome = migrate(migrated_database)
     assert (outcome.applied, outcome.code_applied) == ([], True)
-    with connect(blank_database) as connection:
+    with connect(migrated_database) as connection:
         assert rights(connection) == before
         # what others grant besides is theirs, and no reason to apply anything
         connection.execute("GRANT SELECT ON assets TO ai_hub_service")
-    assert not migrate(blank_database).changed
+    assert not migrate(migrated_database).changed
 
 
-def test_schema__tables__can_be_made_with_no_schema_in_the_search_path(blank_database: str) -> None:
+def test_schema__tables__can_be_made_with_no_schema_in_the_search_path(database: str) -> None:
     """As `pg_restore` makes them: from the text of their columns and checks."""
-    migrate(blank_database)
-    with connect(blank_database) as connection:
+    with connect(database) as connection:
         connection.execute("SET search_path = ''")
         tables = connection.execute(
             """

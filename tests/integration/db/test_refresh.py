@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from copy import deepcopy
@@ -15,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from oracles.features import HOUR, Asset, Weather, floor_hour
 from support.feature_tables import assert_views_equal, now, write, write_weather
+from support.registry_servers import FORKS, PRELOADED
 
 from ai_hub.db import connect
 from ai_hub.db.refresh import refresh
+from feast_plugins.windows import history
 
 if TYPE_CHECKING:
     import psycopg
@@ -28,16 +29,14 @@ FEATURES = (
     " lag_1h, lag_24h, lag_168h, temperature"
 )
 
-_REFRESH_KILLED_AFTER_A_SMALL_BATCH = """\
-import os, signal
-from ai_hub.db.refresh import refresh
-from feast_plugins.windows import history
-history.POSITIONS = 300
-refresh(progress=lambda done, total: done and os.kill(os.getpid(), signal.SIGKILL))"""
-
 
 def this_hour() -> datetime:
     return floor_hour(datetime.now(UTC))
+
+
+def refresh_killed_after_a_small_batch(dsn: str) -> None:
+    history.POSITIONS = 300
+    refresh(dsn=dsn, progress=lambda done, _: os.kill(os.getpid(), signal.SIGKILL) if done else None)
 
 
 def midnight() -> datetime:
@@ -104,7 +103,7 @@ def test_refresh__job_of_the_scheduler__does_the_same(database: str, tenant: str
 
 def test_refresh__two_at_once_beside_a_writer__miss_nothing(database: str, tenant: str) -> None:
     start = this_hour() - 40 * DAY
-    asset = Asset(readings=series(start, 24 * 30))
+    asset = Asset(readings=series(start, 24 * 10))
     failures: list[BaseException] = []
     stop = threading.Event()
 
@@ -121,8 +120,8 @@ def test_refresh__two_at_once_beside_a_writer__miss_nothing(database: str, tenan
         for other in others:
             other.start()
         try:
-            for step in range(8):
-                late = series(start + step * 60 * HOUR, 3, step=HOUR / 3, seed=step)
+            for step in range(6):
+                late = series(start + step * 40 * HOUR, 3, step=HOUR / 3, seed=step)
                 asset.readings |= late
                 write(connection, tenant, "meter", late)
                 time.sleep(0.1)
@@ -137,11 +136,11 @@ def test_refresh__two_at_once_beside_a_writer__miss_nothing(database: str, tenan
 
 
 # A batch is of some three meters.
-@pytest.mark.parametrize(("meters", "kills"), [(10, 1), pytest.param(30, 2, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("meters", "kills"), [(4, 1), pytest.param(30, 2, marks=pytest.mark.long)])
 def test_refresh__killed_again_and_again__ends_the_same(
-    database: str, stack: dict[str, str], tenant: str, meters: int, kills: int
+    database: str, tenant: str, meters: int, kills: int
 ) -> None:
-    del stack  # the child process finds it in its environment
+    FORKS.set_forkserver_preload(PRELOADED)
     asset = Asset(readings=series(this_hour() - 200 * DAY, 24 * 18, step=2 * HOUR))
     versions = "SELECT count(*) FROM ai_features_stored WHERE tenant_id = %s"
     with connect(database, autocommit=True) as connection:
@@ -149,8 +148,10 @@ def test_refresh__killed_again_and_again__ends_the_same(
             write(connection, tenant, f"meter-{number}", asset.readings)
         done = [0]
         for _ in range(kills):
-            child = subprocess.run([sys.executable, "-c", _REFRESH_KILLED_AFTER_A_SMALL_BATCH], check=False)
-            assert child.returncode == -signal.SIGKILL
+            child = FORKS.Process(target=refresh_killed_after_a_small_batch, args=(database,))
+            child.start()
+            child.join(200)
+            assert child.exitcode == -signal.SIGKILL
             done.append(rows(connection, versions, tenant)[0][0])
             assert done[-1] > done[-2]
         assert done[-1] < meters * len(asset.hours(this_hour()))

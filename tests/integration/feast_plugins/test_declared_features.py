@@ -280,7 +280,7 @@ def test_apply__feature_that_is_gone__is_deleted_after_a_question(
     assert_gone(view)
 
 
-@pytest.mark.parametrize("is_killed", [False, True])
+@pytest.mark.parametrize("is_killed", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_materialize__feature_that_is_gone__has_no_value_beside_newer_ones(
     repository: Repository, monkeypatch: pytest.MonkeyPatch, is_killed: bool
 ) -> None:

@@ -135,16 +135,25 @@ class Site:
         members = [each for each in self.meters if each.group == meter.group and each.tenant == meter.tenant]
         return max(each.available_after for each in [meter, *(members if meter.group else ())])
 
-    def problems(self, row: dict[str, Any], meter: Meter, issue: datetime) -> list[str]:
+    def oracles(self, meter: Meter) -> tuple[Oracle, LeadsOracle]:
+        """Of the meter as it is known now."""
+        declaration = declaration_of(self.view)
+        assert declaration is not None
+        of_rows = Oracle(meter.known, datetime.now(UTC), {}, declaration.step)
+        rows = set(of_rows.rows(datetime.now(UTC)))
+        return of_rows, LeadsOracle(meter.known, declaration.step, self.available_after(meter), *PLACE, rows)
+
+    def problems(
+        self, row: dict[str, Any], meter: Meter, issue: datetime, oracles: tuple[Oracle, LeadsOracle]
+    ) -> list[str]:
         """How the row of an issue differs from the oracle."""
         declaration = declaration_of(self.view)
         assert declaration is not None
         step = declaration.step
         issue -= (issue - datetime(1970, 1, 1, tzinfo=UTC)) % step
-        of_rows = Oracle(meter.known, datetime.now(UTC), {}, step)
-        rows = of_rows.rows(datetime.now(UTC))
-        after = self.available_after(meter)
-        ahead = LeadsOracle(meter.known, step, after, *PLACE, set(rows))
+        of_rows, ahead = oracles
+        rows, after = ahead.rows, ahead.available_after
+        assert rows is not None
         if ahead.known_at is None:
             newest = max((at for at in rows if at <= issue - after), default=None)
             has_row = newest is not None and issue - after - newest <= self.view.ttl
@@ -176,9 +185,10 @@ class Site:
 
     def check(self, table: pa.Table, meters: list[Meter] | None = None) -> None:
         by_key = {(meter.tenant, meter.name): meter for meter in meters or self.meters}
+        oracles = {key: self.oracles(meter) for key, meter in by_key.items()}
         for row in table.to_pylist():
-            meter = by_key[row["tenant_id"], row["asset_id"]]
-            assert self.problems(row, meter, row["event_timestamp"]) == [], (meter, row["event_timestamp"])
+            key, issue = (row["tenant_id"], row["asset_id"]), row["event_timestamp"]
+            assert self.problems(row, by_key[key], issue, oracles[key]) == [], (by_key[key], issue)
 
 
 def meter(tenant: str, name: str, now: datetime, zone: str, seed: int, **more: Any) -> Meter:

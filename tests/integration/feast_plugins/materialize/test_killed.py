@@ -2,49 +2,45 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 import redis
+from feast import FeatureStore, RepoConfig
 from support.materialize_lab import DAY, NOON, Lab, view
+from support.registry_servers import FORKS, PRELOADED
 
 from benchmarks.servers import valkey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from multiprocessing.process import BaseProcess
     from pathlib import Path
 
-ENTITIES = 15_000
-ENGINE = {"batch_rows": 100}
+ENTITIES = 4_000
+ENGINE = {"batch_rows": 25}
 FILL = (
     "INSERT INTO meters"
     " SELECT 't' || mod(i, 7), 'a' || i, %(now)s - interval '2 hours', %(created)s, i, i, 'on'"
     " FROM generate_series(1, %(count)s) AS i"
 )
-MATERIALIZE = """
-import json, sys
-from datetime import datetime
-from feast import FeatureStore, RepoConfig
-config, start, end = json.loads(sys.argv[1])
-store = FeatureStore(config=RepoConfig(**config))
-store.materialize(datetime.fromisoformat(start), datetime.fromisoformat(end))
-"""
 
 
-def start_process(config: dict[str, object], start: datetime, end: datetime) -> subprocess.Popen[bytes]:
-    arguments = json.dumps([config, start.isoformat(), end.isoformat()])
-    return subprocess.Popen(
-        [sys.executable, "-c", MATERIALIZE, arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def start_process(config: dict[str, Any], start: datetime, end: datetime) -> BaseProcess:
+    FORKS.set_forkserver_preload(PRELOADED)
+    process = FORKS.Process(target=materialize, args=(config, start, end))
+    process.start()
+    return process
+
+
+def materialize(config: dict[str, Any], start: datetime, end: datetime) -> None:
+    FeatureStore(config=RepoConfig(**config)).materialize(start, end)
 
 
 def wait_until(condition: object, seconds: float = 40) -> None:
@@ -82,14 +78,15 @@ def test_materialize__process_killed__the_next_run_resumes(meters: Lab) -> None:
     client = meters.client()
     process = start_process(config, start, end)
     wait_until(lambda: client.dbsize() > ENTITIES / 5)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     killed_at = client.dbsize()
     assert killed_at < ENTITIES
     wait_until(lambda: sessions(meters.dsn) == 0, 10)
 
     # meanwhile one that was written is corrected, and one has a newer row
-    first, second = "a10", "a1000"
+    first, second = "a10", "a300"
     meters.execute("UPDATE meters SET load = -1, created = now() WHERE asset_id = %s", [first])
     meters.execute(
         "INSERT INTO meters SELECT tenant_id, asset_id, %s, %s, -2, count, state"
@@ -99,7 +96,7 @@ def test_materialize__process_killed__the_next_run_resumes(meters: Lab) -> None:
     store = meters.store(view(), engine=ENGINE, registry=config["registry"])
     client.config_resetstat()
     store.materialize(start, NOON)
-    assert writes(client) <= ENTITIES - killed_at + 1000
+    assert writes(client) <= ENTITIES - killed_at + 10 * ENGINE["batch_rows"]
     resumed = values(client)
     assert len(resumed) == ENTITIES  # the checkpoint is gone, too
     client.flushdb()
