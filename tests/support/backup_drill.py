@@ -24,7 +24,7 @@ WHERE table_schema = 'public' AND table_type = 'BASE TABLE' ORDER BY 1, 2
 _READINGS = """
 INSERT INTO timeseries_data (timestamp, tenant_id, asset_id, value, quality)
 SELECT date_trunc('hour', now()) - n * INTERVAL '1 hour', tenant, 'meter', n * 0.1, 'good'
-FROM generate_series(1, 400) AS n, unnest(ARRAY['acme', 'beta']) AS tenant
+FROM generate_series(1, 200) AS n, unnest(ARRAY['acme', 'beta']) AS tenant
 """
 
 

@@ -138,12 +138,12 @@ def test_schemathesis__every_check__finds_nothing(city_works: CityWorks, tmp_pat
     if examples:
         _run(city_works, tmp_path, examples)
         return
-    # the boundaries of every field take longer than all else together: `make fuzz` tries them, too
-    said = _run(city_works, tmp_path, "2", "--seed=1", "--phases=examples,fuzzing,stateful")
+    # the boundaries of every field and sequences of requests take longer: `make fuzz` tries them, too
+    said = _run(city_works, tmp_path, "1", "--seed=1", "--phases=examples,fuzzing")
     assert f"Tested: {count}\n" in said
-    for phase in ("Examples", "Fuzzing", "Stateful"):
+    for phase in ("Examples", "Fuzzing"):
         assert f"✅ {phase}\n" in said.replace("  ", " ")
-    assert sum(map(int, re.findall(r"(\d+) generated", said))) > 2 * count
+    assert sum(map(int, re.findall(r"(\d+) generated", said))) > count
 
 
 def _run(city_works: CityWorks, tmp_path: Path, examples: str, *arguments: str) -> str:

@@ -53,7 +53,7 @@ def of_sentinel(folder: Path) -> Iterator[str]:
         yield f"redis+sentinel://{HOST}:{port}/{MASTER}/2"
 
 
-@pytest.fixture(scope="module", params=[of_cluster, of_sentinel])
+@pytest.fixture(scope="module", params=[pytest.param(of_cluster, marks=pytest.mark.long), of_sentinel])
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with request.param(tmp_path_factory.mktemp("redis")) as url:
         yield url

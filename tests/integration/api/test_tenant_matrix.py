@@ -60,6 +60,7 @@ class Place:
     victim: str
     other: str
     keys: dict[str, str]
+    client: httpx.Client
     model: str = f"model-{secrets.token_hex(4)}"
     export_id: str = ""
     #: a completed one
@@ -74,7 +75,7 @@ class Place:
 
     def call(self, key: str | None, method: str, path: str, **arguments: Any) -> httpx.Response:
         headers = {} if key is None else {"X-API-Key": self.keys.get(key, key)}
-        return httpx.request(method, f"{self.url}{path}", headers=headers, timeout=120, **arguments)
+        return self.client.request(method, f"{self.url}{path}", headers=headers, **arguments)
 
 
 @dataclass(frozen=True)
@@ -284,9 +285,13 @@ def place(energy: Energy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     options = ServiceSettings(
         database_timeout_s=60, redis_timeout_s=5, keys_refresh_s=0.2, unauthenticated_per_s=10_000
     )
-    with pytest.MonkeyPatch.context() as patch, running_service(settings, options) as url:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        running_service(settings, options) as url,
+        httpx.Client(timeout=120) as client,
+    ):
         patch.setenv("AI_HUB_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        found = Place(url, energy.main, energy.twin, keys)
+        found = Place(url, energy.main, energy.twin, keys, client)
         body = booster_upload(found.victim, found.model, booster(tuple(FEATURES)), version="1.0.0")
         body["metadata"]["description"] = MARK
         made = found.call("owner", "POST", "/ai/models/register", json=body)

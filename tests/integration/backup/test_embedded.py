@@ -6,11 +6,12 @@ import asyncio
 import json
 import os
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 import pytest
-from conftest import isolated
+from conftest import _spawn, isolated, migrated_data
 from support import forked
 from support.backup_drill import Silent, a_database_file, ask, content, dump, fill, s3, stored
 from support.energy import ROOT
@@ -21,6 +22,7 @@ from ai_hub.backup.create import backup
 from ai_hub.backup.restore import RestoredDifferentlyError, restore
 from ai_hub.db.migrate import migrate
 from ai_hub.db.refresh import refresh
+from ai_hub.dev import processes
 from ai_hub.dev.backup import RecordedServers
 from ai_hub.dev.control import down, up
 from ai_hub.dev.services import select
@@ -41,8 +43,9 @@ SECRETS = ("timescale_password", "MINIO_SECRET_KEY", "redis_password")
 class Servers:
     """An embedded stack in a folder, and files of SQLite for MLflow and Feast."""
 
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, database: Path | None) -> None:
         self.folder = folder
+        patch.setattr(processes, "spawn", partial(_spawn, folder, database))
         patch.setenv("EXPORT_STORAGE_PATH", str(folder / "exports"))
         patch.setenv("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{folder / 'mlflow.db'}")
         up(select(["timescaledb", "redis", "s3"]), lambda *_, **__: None)
@@ -91,10 +94,16 @@ def features(key: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Iterator[Kept]:
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+    """Data with all migrations applied, to begin with."""
+    return migrated_data(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture
+def kept(tmp_path: Path, database: Path | None) -> Iterator[Kept]:
     """See `Kept`."""
     with isolated(tmp_path / "a" / "state") as patch:
-        servers = Servers(tmp_path / "a", patch)
+        servers = Servers(tmp_path / "a", patch, database)
         try:
             fill(servers.dsn)
             refresh()
@@ -125,11 +134,11 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
 
 
 def test_drill__everything_comes_back_and_a_second_restore_into_used_servers_is_refused(
-    kept: Kept, tmp_path: Path
+    kept: Kept, tmp_path: Path, database: Path | None
 ) -> None:
     place = kept.place
     with isolated(tmp_path / "b" / "state") as patch:
-        servers = Servers(tmp_path / "b", patch)
+        servers = Servers(tmp_path / "b", patch, database)
         try:
             with pytest.raises(ConflictError, match="has a backup already"):
                 backup(str(place), Silent(), RecordedServers(), Settings())
@@ -163,7 +172,7 @@ def test_drill__everything_comes_back_and_a_second_restore_into_used_servers_is_
             with pytest.raises(ConflictError, match=r"is not empty: it has rows in .*ai_feature") as refusal:
                 restore(str(place), Silent(), RecordedServers(), Settings())
             assert "--purge" in str(refusal.value.hint)
-            assert content(servers.dsn)["timeseries_data"][0] == 400
+            assert content(servers.dsn)["timeseries_data"][0] == 200
         finally:
             down(select([]), purge=True, on_wait=lambda: None)
 

@@ -172,6 +172,8 @@ def test_features__quality__follows_the_tenant_s_policy(database: str, tenant: s
         assert lag(connection, tenant, "m", START + HOUR) == pytest.approx(104 / 3, rel=1e-12)
 
 
+# an upgrade with rows that is tried always: test_migrate.py
+@pytest.mark.long
 def test_migrate__database_with_readings__has_the_features_of_a_new_one(
     blank_database: str, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 import requests
-from support import compose
+from support import compose, forked
 
 from ai_hub.db.migrate import migrate
 from ai_hub.settings import postgres_environment
@@ -69,14 +69,9 @@ class Containers:
 
     def run(self, service: str, **changed: str) -> subprocess.CompletedProcess[str]:
         """Run a service that ends by itself."""
-        return subprocess.run(
-            self.command(service),
-            env=_base() | self.environment(service) | changed,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=180,
+        program, *arguments = self.command(service)
+        return forked.run(
+            [Path(program).name, *arguments], _base() | self.environment(service) | changed, self.folder
         )
 
     @contextmanager

@@ -174,7 +174,7 @@ def test_exports__fetched_and_deleted(
     assert lab.files() == set()
 
 
-@pytest.mark.parametrize("name", ["worker", "export-worker"])
+@pytest.mark.parametrize("name", ["worker", pytest.param("export-worker", marks=pytest.mark.long)])
 def test_worker__sigterm_while_standard_input_is_open__ends_cleanly(lab: ExportLab, name: str) -> None:
     process = subprocess.Popen(
         [CLI, name, "--while-stdin-open"],

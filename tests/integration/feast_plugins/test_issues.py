@@ -403,7 +403,7 @@ def test_available_after__of_the_register__moves_what_an_issue_knows(hours: Site
     assert np.isnan(matrix(found["lag_1d"], LEADS)).all()
 
 
-@EACH_STEP
+@pytest.mark.parametrize("steps", [pytest.param("quarters", marks=pytest.mark.long), "hours"])
 def test_history__of_readings_that_say_when_they_arrived__equals_the_oracle(
     steps: str, request: pytest.FixtureRequest
 ) -> None:
@@ -457,7 +457,7 @@ def told_later(meters: list[Meter], issue: datetime, seed: int) -> list[Meter]:
 
 
 @settings(
-    max_examples=examples(4),
+    max_examples=examples(2),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

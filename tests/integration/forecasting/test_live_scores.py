@@ -220,7 +220,7 @@ class World:
         return found
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_scores__of_random_issues_and_late_corrected_and_deleted_readings__are_those_of_pandas(
     connection: Connection[Any], database: str, tenant: str, seed: int
 ) -> None:

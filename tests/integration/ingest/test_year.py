@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import pytest
 from oracles.features import Asset, same
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def meter(name: str, seed: int, *, odd: bool) -> Meter:
     return made
 
 
+# each oddity has a small file in the other modules
+@pytest.mark.long
 def test_ingest__year_with_every_oddity__reports_each_once_and_drops_nothing(
     tenant: str,
     csv_file: CsvFile,

@@ -139,7 +139,7 @@ def alone(repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, marks=[] if number % 4 == 0 else pytest.mark.long)
+        pytest.param(path, marks=[] if number % 8 == 0 else pytest.mark.long)
         for number, path in enumerate(COMMANDS)
     ],
     ids="-".join,

@@ -183,7 +183,7 @@ def stop_after(store: object, rows: int) -> None:
     engine.materialize = run
 
 
-@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("death", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.long)])
 def test_materialize__redis_dies__fails_soon_and_another_run_completes(
     meters: Lab, death: signal.Signals, tmp_path: Path
 ) -> None:

@@ -192,6 +192,8 @@ def test_permissions__are_asked_for(apps: tuple[ASGIApp, ASGIApp]) -> None:
             assert actual[0] == expected
 
 
+# as deployment/test_servers.py does with the container's command
+@pytest.mark.long
 def test_command__serves_a_repository_until_it_is_stopped(
     pair: Pair, connection: str, tmp_path: Path
 ) -> None:
