@@ -78,7 +78,9 @@ def register_day_ahead(
         {name: drawn.gamma(3, 1, shape) for name in inputs.arrays},
         drawn.gamma(3, 1, shape),
     )
-    fitted = fit(rows, features.recipe)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ai_hub.forecasting.day_ahead.ROUNDS", 10)
+        fitted = fit(rows, features.recipe)
     facts = ModelCard(
         feature_service=SERVICE,
         features=[*inputs.scalars, *inputs.arrays],

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import numpy as np
 import pytest
 from support import city_estimators
-from support.energy import ROOT
+from support.day_ahead import client_of_its_own
 from typer.testing import CliRunner
 
 from ai_hub import registry
@@ -23,6 +20,8 @@ from ai_hub.errors import AiHubError, BadInputError
 from ai_hub.forecasting import log, production
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from support.energy import Energy
 
 MODEL = "city-trees"
@@ -51,15 +50,11 @@ def trained(energy: Energy, site: Path) -> dict[str, Any]:
     meters = [option for meter in METERS for option in ("--asset", meter)]
     command = ["train", "--tenant", energy.main, "--weeks", "6", "--holdout-weeks", "1", *meters]
     command += ["--estimator", "trees", "--model", MODEL]
-    done = subprocess.run(
-        [Path(sys.executable).with_name("ai-hub"), *command, "--json"],
-        check=False,
-        capture_output=True,
-        text=True,
-        env=os.environ | energy.environment | {"PYTHONPATH": str(site)},
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr
+    with client_of_its_own(), pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(site))
+        done = CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False)
+        sys.modules.pop("city_estimators", None)
+    assert done.exit_code == 0, done.output
     registry.promote(energy.main, MODEL, reason="test")
     (summary,) = json.loads(done.stdout)
     return dict(summary)

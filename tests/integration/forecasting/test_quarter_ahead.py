@@ -44,9 +44,9 @@ def declaration() -> str:
 
 @pytest.fixture(scope="module")
 def tenant(energy: Energy) -> str:
-    """A meter with five weeks of quarter hours."""
+    """A meter with three weeks of quarter hours."""
     name = f"quarter-{secrets.token_hex(4)}"
-    count = 5 * 7 * 96
+    count = 3 * 7 * 96
     times = [energy.now - (count - number) * QUARTER for number in range(count)]
     slot = np.array([(at.hour * 60 + at.minute) // 15 for at in times])
     values = np.where(np.isin(slot, PEAK), 20.0, 2.0) + np.random.default_rng(5).normal(0, 0.1, count)
@@ -95,7 +95,7 @@ def command(energy: Energy, program: str, *arguments: str) -> str:
 
 def test_quarter_hours__from_declaration_to_the_log(energy: Energy, tenant: str, applied: None) -> None:
     del applied
-    options = ("--service", "quarter_ahead", "--horizon", "48h", "--step", "15m", "--weeks", "5")
+    options = ("--service", "quarter_ahead", "--horizon", "48h", "--step", "15m", "--weeks", "3")
     (summary,) = json.loads(
         command(energy, "ai-hub", "train", "--tenant", tenant, *options, "--holdout-weeks", "1", "--json")
     )

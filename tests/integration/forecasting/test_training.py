@@ -77,7 +77,7 @@ def test_train__summary_says_what_was_done_and_the_model_beats_naive(energy: Ene
 
 def test_train__one_kind_of_two__prints_it_and_names_the_other(energy: Energy) -> None:
     tenant = f"mixed-{secrets.token_hex(4)}"
-    add_meter(tenant, "school", "UTC", energy.now, weeks=5, level=2.0, seed=6)
+    add_meter(tenant, "school", "UTC", energy.now, weeks=3, level=2.0, seed=6)
     with connect() as connection:
         connection.execute(
             "INSERT INTO assets (tenant_id, asset_id, kind, unit, timezone)"
@@ -89,7 +89,7 @@ def test_train__one_kind_of_two__prints_it_and_names_the_other(energy: Energy) -
             [energy.now - timedelta(hours=1), tenant, "boiler"],
         )
     refresh()
-    options = ("--weeks", "4", "--holdout-weeks", "1", "--no-register", "--json")
+    options = ("--weeks", "3", "--holdout-weeks", "1", "--no-register", "--json")
     result = energy.run("ai-hub", "train", "--tenant", tenant, *options)
     assert result.returncode == 4, result.stderr
     assert [summary["model"] for summary in json.loads(result.stdout)] == [MODEL]

@@ -20,7 +20,7 @@ from ai_hub.registry import ModelVersion
 if TYPE_CHECKING:
     from support.energy import Energy
 
-WEEKS = 5
+WEEKS = 3
 QUARTER = timedelta(minutes=15)
 VARIANTS = (("kWh", 15), ("Wh", 30), ("kW", 60))
 PER_KW = {"kW": 1.0, "kWh": 1.0, "Wh": 1000.0, "MWh": 0.001}
