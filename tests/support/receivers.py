@@ -50,7 +50,8 @@ class WebServer:
 
     def __init__(self, port: int = 0, answers: Mapping[str, Sequence[int]] = MappingProxyType({})) -> None:
         self.posts: defaultdict[str, queue.Queue[Post]] = defaultdict(queue.Queue)
-        posts, statuses = self.posts, {path: list(given) for path, given in answers.items()}
+        self.answers = {path: list(given) for path, given in answers.items()}
+        posts, statuses = self.posts, self.answers
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
