@@ -31,7 +31,8 @@ _CLOCKS: Final = timedelta(seconds=10)
 #: Features may be of single precision.
 _RELATIVE: Final = 1e-6
 _ABSOLUTE: Final = 1e-9
-#: What versions of rows have from the register as it is now, and what tells its time zone.
+#: What versions of rows have from the register as it is now, and what tells its time zone; until when that
+#: was another one the register says.
 _TELLS_ZONE: Final = frozenset(("timezone", "local_time"))
 _OF_ZONE: Final = frozenset(("timezone", *CALENDAR))
 #: Tag of a source: query of all versions of its rows, see feast_plugins.offline.views.
@@ -45,6 +46,7 @@ DELETE FROM served_features WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM served_features WHERE tenant_id = %s ORDER BY served_at LIMIT %s FOR UPDATE SKIP LOCKED
 )) RETURNING asset_id, view_name, event_timestamp, served_at, features
 """
+_ZONES: Final = "SELECT asset_id, timezone_since FROM assets WHERE tenant_id = %s AND asset_id = ANY (%s)"
 # of each sample the versions that were stored when it was served, and whether they were present at some time
 # in the delay before
 _HISTORY: Final = """
@@ -197,19 +199,28 @@ def _compare(
         stored |= {number} if is_stored else set()
         if is_present:
             rows[number].append(dict(zip(names, values, strict=False)))
+    zones = dict(connection.execute(_ZONES, [tenant, [each.asset for each in samples]]).fetchall())
     found: dict[tuple[str, str], list[_Compared]] = defaultdict(list)
     for number, each in enumerate(samples, 1):
         for name in names:
             if number in stored and name in each.features:
                 offline = [plain(row[name]) for row in rows[number]]
-                if name in _OF_ZONE and _zone_changed(each, rows[number]):
+                if name in _OF_ZONE and _zone_changed(each, rows[number], zones.get(each.asset)):
                     continue
                 found[each.asset, f"{view}.{name}"].append(_Compared(each.time, each.features[name], offline))
     return len(stored), found
 
 
-def _zone_changed(sample: _Sample, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether it was served with another time zone than the register has, which keeps no versions."""
+def _zone_changed(sample: _Sample, rows: Sequence[Mapping[str, Any]], since: datetime | None) -> bool:
+    """Whether it was served with another time zone than the register has, which may have had that one then.
+
+    Args:
+        sample: what was served.
+        rows: its versions in history, with the time zone of the register.
+        since: when the register has had it; None: nobody knows.
+    """
+    if since is not None and since < sample.served_at - _DELAY:
+        return False
     served = {name: sample.features[name] for name in _TELLS_ZONE & sample.features.keys()}
     return any(
         row.get(name, value) != value for row in rows for name, value in served.items() if value is not None

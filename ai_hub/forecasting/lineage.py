@@ -313,7 +313,16 @@ def _of_training_set(
     return (
         imports,
         without_file,
-        [*trained.gaps, *_gaps(connection, trained.version.tenant, found.assets, imports, without_file)],
+        [
+            *trained.gaps,
+            *_gaps(
+                connection,
+                trained.version.tenant,
+                found.assets,
+                (imports, without_file),
+                known_at=found.known_at,
+            ),
+        ],
     )
 
 
@@ -321,9 +330,11 @@ def _gaps(
     connection: psycopg.Connection[Any],
     tenant: str,
     assets: Sequence[str],
-    imports: Sequence[Import],
-    without_file: int,
+    found: tuple[Sequence[Import], int],
+    *,
+    known_at: datetime,
 ) -> list[str]:
+    imports, without_file = found
     gaps = []
     if without_file:
         gaps.append(
@@ -333,15 +344,21 @@ def _gaps(
     if len(imports) >= MOST_IMPORTS:
         gaps.append(f"only the newest {MOST_IMPORTS:,} imports are listed")
     present = connection.execute(
-        "SELECT asset_id, weather_asset_id FROM assets WHERE tenant_id = %s AND asset_id = ANY (%s)",
-        [tenant, list(assets)],
+        "SELECT asset_id, coalesce(weather_asset_id, 'their own'), weather_since AT TIME ZONE 'UTC',"
+        " coalesce(weather_since > greatest(%s, created_at), weather_asset_id IS NOT NULL)"
+        " FROM assets WHERE tenant_id = %s AND asset_id = ANY (%s)",
+        [known_at, tenant, list(assets)],
     ).fetchall()
-    if gone := sorted(set(assets) - {asset for asset, _ in present}):
+    if gone := sorted(set(assets) - {asset for asset, *_ in present}):
         gaps.append(f"{len(gone):,} meters are gone with their readings: {', '.join(gone[:5])}")
-    if stations := sorted({station for _, station in present if station is not None}):
+    if stations := sorted({(station, since) for _, station, since, is_later in present if is_later}, key=str):
+        told = (
+            f"{station} " + (f"since {since:%Y-%m-%d %H:%MZ}" if since else "since nobody knows when")
+            for station, since in stations[:5]
+        )
         gaps.append(
-            f"weather is that of the stations that the meters have now ({', '.join(stations[:5])}): "
-            "which ones they had before is not recorded"
+            f"weather is that of the stations that the meters have now ({', '.join(told)}): which ones they "
+            "had before is not recorded"
         )
     return gaps
 
@@ -378,7 +395,7 @@ def of_forecast(connection: psycopg.Connection[Any], run: Run, trained: TrainedV
             weather_until=run.issued_at + run.horizon,
             known_at=run.known_at,
         )
-        gaps += _gaps(connection, run.tenant, run.assets, used, without_file)
+        gaps += _gaps(connection, run.tenant, run.assets, (used, without_file), known_at=run.known_at)
         imports |= {each.import_id: each for each in used}
     elif run.version is not None:
         gaps.append("how far its features look back is not told, so its own readings are not either")
@@ -436,6 +453,11 @@ SELECT asset_id FROM assets
 WHERE tenant_id = %(tenant)s AND coalesce(weather_asset_id, asset_id) = ANY (%(stations)s)
 """
 
+_CHANGED: Final[LiteralString] = """
+SELECT asset_id FROM assets
+WHERE tenant_id = %s AND weather_since > greatest(%s, created_at) ORDER BY asset_id
+"""
+
 
 def of_import(
     connection: psycopg.Connection[Any], tenant: str, found: Import, trained: Sequence[TrainedVersion]
@@ -455,6 +477,13 @@ def of_import(
         around = connection.execute(_AROUND, {"tenant": tenant, "stations": assets})
         assets = [asset for (asset,) in around]
     gaps = [gap for each in trained for gap in each.gaps]
+    changed = is_weather and connection.execute(_CHANGED, [tenant, written_at]).fetchall()
+    if changed:
+        gaps.insert(
+            0,
+            f"{len(changed):,} meters have had another weather station since the file was read "
+            f"({', '.join(asset for (asset,) in changed[:5])}): what came of it for them before is not told",
+        )
     if found.table_name == "covariates":
         gaps.insert(0, "of external series it is not recorded which values a file wrote")
     elif found.finished_at is None:
@@ -514,7 +543,8 @@ def of_asset(
         )
     start, end = (datetime(year, 1, 1, tzinfo=UTC) for year in (1, 9999))
     imports, without_file = imports_used(connection, tenant, [asset], start=start, end=end, known_at=row[0])
-    gaps = _gaps(connection, tenant, [asset], imports, without_file)
+    # its weather is that of all times
+    gaps = _gaps(connection, tenant, [asset], (imports, without_file), known_at=start)
     return Lineage(
         imports,
         without_file,

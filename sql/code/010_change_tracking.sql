@@ -202,6 +202,24 @@ EXECUTE FUNCTION note_asset_change('asset');
 CREATE OR REPLACE TRIGGER asset_added AFTER INSERT ON assets
 FOR EACH ROW WHEN (coalesce(NEW.is_amount::text, NEW.weather_asset_id) IS NOT NULL) EXECUTE FUNCTION note_asset_change('asset');
 
+-- the register keeps no versions of its rows
+CREATE OR REPLACE FUNCTION note_asset_times() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.weather_asset_id IS DISTINCT FROM OLD.weather_asset_id THEN
+        NEW.weather_since := now();
+    END IF;
+    IF NEW.timezone <> OLD.timezone THEN
+        NEW.timezone_since := now();
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE OR REPLACE TRIGGER asset_times BEFORE UPDATE ON assets
+FOR EACH ROW WHEN (
+    (OLD.weather_asset_id, OLD.timezone) IS DISTINCT FROM (NEW.weather_asset_id, NEW.timezone)
+)
+EXECUTE FUNCTION note_asset_times();
+
 -- only what looks at the keys: declared features
 CREATE OR REPLACE TRIGGER keys_changed AFTER UPDATE ON assets
 FOR EACH ROW WHEN (

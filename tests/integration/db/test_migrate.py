@@ -124,7 +124,8 @@ DROP VIEW forecast_basic_features, forecast_advanced_features, anomaly_detection
     ai_features, ai_features_versions;
 DROP TRIGGER naive_scores_are_due ON assets;
 DROP TRIGGER register_described ON assets;
-ALTER TABLE assets DROP available_after;
+DROP TRIGGER asset_times ON assets;
+ALTER TABLE assets DROP available_after, DROP weather_since, DROP timezone_since;
 ALTER TABLE timeseries_data DROP available_at;
 ALTER TABLE register_readings DROP available_at;
 ALTER TABLE asset_spans DROP longest_delay;

@@ -197,6 +197,14 @@ def test_time_zone__corrected_since__leaves_its_features_out(
         connection.execute("UPDATE assets SET timezone = 'Asia/Tokyo' WHERE tenant_id = %s", [tenant])
     skew = check_served(energy.store, tenants=[tenant])
     assert (skew.compared, skew.found) == (3, [])
+    # the register had it long before the row was served: Redis has another one
+    serve(tenant)
+    with connect() as connection:
+        connection.execute(
+            "UPDATE assets SET timezone_since = now() - INTERVAL '61 minutes' WHERE tenant_id = %s", [tenant]
+        )
+    found = {each.subject.split(".")[1] for _, _, each in check_served(energy.store, tenants=[tenant]).found}
+    assert found == {"local_time"}
 
 
 def test_plain_values__of_history_and_online_are_the_same() -> None:

@@ -294,6 +294,12 @@ def test_forecast__is_traced_to_the_weather_that_was_forecast_for_it(
             "UPDATE assets SET weather_asset_id = 'station' WHERE tenant_id = %s AND asset_id = 'meter'",
             [tenant],
         )
+        row = connection.execute(
+            "SELECT weather_since AT TIME ZONE 'UTC' FROM assets WHERE tenant_id = %s AND asset_id = 'meter'",
+            [tenant],
+        ).fetchone()
+    assert row is not None
+    since = row[0]
     for name, lead in (("in-time.csv", 20), ("beyond.csv", 48)):
         path = tmp_path / name
         path.write_text(f"timestamp,asset_id,temperature\n{(START + lead * HOUR).isoformat()},station,7.5\n")
@@ -317,11 +323,37 @@ def test_forecast__is_traced_to_the_weather_that_was_forecast_for_it(
     with connect() as connection, as_tenant(connection, tenant):
         back = lineage.of_forecast(connection, run, version)
         assert [each.file_name for each in back.imports] == ["in-time.csv"]
-        assert "stations that the meters have now (station)" in str(back.gaps)
+        # at the training it had another one, at the forecast this one
+        (gap,) = (gap for gap in back.gaps if "stations" in gap)
+        assert gap.startswith("of its training: weather is that of the stations that the meters have now (s")
+        assert f"(station since {since:%Y-%m-%d %H:%MZ})" in gap
         for name, runs in (("in-time.csv", [1]), ("beyond.csv", [])):
             file = lineage.find_import(connection, tenant, name)
             on = lineage.of_import(connection, tenant, file, [version])
-            assert [each.runs for each in on.forecasts] == runs
+            assert ([each.runs for each in on.forecasts], on.gaps) == (runs, [])
+    # another station since, and of an asset of before this was recorded nobody knows it
+    with connect() as connection:
+        connection.execute(
+            "UPDATE assets SET weather_asset_id = NULL WHERE tenant_id = %s AND asset_id = 'meter'", [tenant]
+        )
+    with connect() as connection, as_tenant(connection, tenant):
+        back = lineage.of_forecast(connection, run, version)
+        assert sum("(their own since 20" in gap for gap in back.gaps) == 2
+        on = lineage.of_import(connection, tenant, file, [version])
+        (gap,) = on.gaps
+        assert gap.startswith("1 meters have had another weather station since the file was read (meter)")
+        assert "(their own since 20" in str(lineage.of_asset(connection, tenant, "meter", []).gaps)
+        assert lineage.of_asset(connection, tenant, "station", []).gaps == []
+    with connect() as connection:
+        connection.execute(
+            "UPDATE assets SET weather_asset_id = 'station' WHERE tenant_id = %s AND asset_id = 'meter'",
+            [tenant],
+        )
+        connection.execute("UPDATE assets SET weather_since = NULL WHERE tenant_id = %s", [tenant])
+    with connect() as connection, as_tenant(connection, tenant):
+        assert "(station since nobody knows when)" in str(
+            lineage.of_asset(connection, tenant, "meter", []).gaps
+        )
 
 
 def test_lineage__of_another_tenant_or_of_two_things__is_refused(energy: Energy, trained: Any) -> None:
