@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "images"
 TENANT, MODEL = "illinois", "demand-forecast-electricity"
 REVIEWED = "load-forecast"
+TRAINED_ANEW = ("harbour", "day-ahead-electricity", "versions", "2")
 
 
 def show_every_stage() -> None:
@@ -69,6 +70,15 @@ def take_service() -> None:
         page.get_by_role("button", name="Show").click()
         expect(page.get_by_role("img")).to_be_visible()
         page.screenshot(path=FOLDER / "forecasts-page.png", full_page=True)
+
+
+def take_comparison() -> None:
+    """How the demo's version that was trained anew compared with the one before."""
+    url = Settings().require("mlflow_tracking_uri")
+    with browser.opened() as chromium, browser.visit(chromium, url, width=1100, height=1000) as pages:
+        pages.open_lifecycle(*TRAINED_ANEW)
+        compared = pages.page.get_by_role("region", name="Compared with production")
+        compared.screenshot(path=FOLDER / "lifecycle-comparison.png")
 
 
 def take_reviews() -> None:
@@ -140,5 +150,6 @@ if __name__ == "__main__":
     FOLDER.mkdir(parents=True, exist_ok=True)
     take_reviews()
     take_service()
+    take_comparison()
     show_every_stage()
     take_registry()
