@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -26,6 +26,8 @@ class Tenant:
     url: str
     client: MlflowClient
     experiment: str
+    #: run and address of what was logged, by folder and content
+    logged: dict[tuple[object, bytes], tuple[str, str]] = field(default_factory=dict)
 
     def call(self, method: str, path: str, **arguments: Any) -> requests.Response:
         """A request in the tenant's workspace, its path sent exactly as given."""
@@ -55,8 +57,10 @@ class Tenant:
         return run.info.run_id, f"{run.info.artifact_uri}/model"
 
     def register(self, folder: Path, content: bytes = b"weights") -> int:
-        """Register a new version of the model."""
-        run_id, source = self.log_model(folder, content)
+        """Register a new version of the model; the same files again are of the same run."""
+        if (folder, content) not in self.logged:
+            self.logged[folder, content] = self.log_model(folder, content)
+        run_id, source = self.logged[folder, content]
         with registry.tenant_scope(self.name):
             return int(self.client.create_model_version(MODEL, source, run_id).version)
 

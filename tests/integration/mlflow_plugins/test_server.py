@@ -332,8 +332,8 @@ def test_client__the_metrics_of_a_version__are_those_of_its_run(acme: Tenant, tm
 def test_versions__cost_calls_for_what_is_shown(
     acme: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in range(3):
-        acme.register(tmp_path / "model")
+    for number in range(3):
+        acme.register(tmp_path / str(number))  # each of a run of its own
     registry.promote(acme.name, MODEL, 1)
     acme.alias("champion", 3)
     asked: list[str] = []
