@@ -53,6 +53,7 @@ mlflow_servers.PRELOADED += [
     *("ai_hub.cli.main", "ai_hub.cli.feast_main", "ai_hub.cli.forecasting", "feast.repo_operations"),
     *("ai_hub.ingest.files", "ai_hub.features.materialize", "ai_hub.features.online.reader"),
     *("ai_hub.forecasting.day_ahead_training", "ai_hub.forecasting.train", "ai_hub.forecasting.production"),
+    "mlflow_plugins.web.app",
 ]
 # As many workers run as there are cores; LightGBM's threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -319,6 +319,7 @@ def test_mlflow_alias__is_refused_without_a_reason__and_done_with_the_tag(
     _check_promoted(shop, model, "quieter at night")
 
 
+@pytest.mark.long  # as the alias dialog
 def test_mlflow_stage_menu__is_refused_without_a_reason__and_done_with_the_tag(
     window: Window, shop: Reviews, model: str
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import psycopg
+import pytest
 import redis
 
 from ai_hub.servers import s3_client as client
@@ -24,6 +25,7 @@ def test_stack__serves_all_four(settings: Settings, dsn: str) -> None:
     client(settings.environment()).head_bucket(Bucket=settings.model_storage_bucket)
 
 
+@pytest.mark.long
 def test_blank_database__is_another_one(dsn: str, blank_database: str) -> None:
     with psycopg.connect(dsn) as connection:
         connection.execute("CREATE TABLE only_in_the_shared_one (x int)")

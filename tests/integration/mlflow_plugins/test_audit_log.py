@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(params=["a file", "standard output"])
+@pytest.fixture(params=["a file", pytest.param("standard output", marks=pytest.mark.long)])
 def audited(
     request: pytest.FixtureRequest,
     stack: dict[str, str],

@@ -144,7 +144,7 @@ def test_metric__missing__is_refused_with_the_run_and_counts_once_it_is_there(
     assert entry.evidence["gates"]["required_metrics"]["metrics"] == {"rmse": 1.5}
 
 
-@pytest.mark.parametrize("by_run", [False, True])
+@pytest.mark.parametrize("by_run", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_metrics__of_a_run_with_several_models__are_those_of_the_version(
     acme: Tenant, tmp_path: Path, by_run: bool
 ) -> None:

@@ -55,7 +55,9 @@ def test_a_persons_life(server: PeopleServer, monkeypatch: pytest.MonkeyPatch) -
         assert _run("remove", "ida") == "ida: there was nobody by that name\n"
 
 
-@pytest.mark.parametrize("change", ["viewer", "revoked", "removed"])
+@pytest.mark.parametrize(
+    "change", ["viewer", *(pytest.param(each, marks=pytest.mark.long) for each in ("revoked", "removed"))]
+)
 def test_what_they_created__goes_with_the_role(server: PeopleServer, change: str) -> None:
     """MLflow makes creators managers of their own; that must not outlive the role."""
     model = {"name": f"of-lee-{change}"}

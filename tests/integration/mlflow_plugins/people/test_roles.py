@@ -202,7 +202,7 @@ def test_command_line(server: PeopleServer, acme: Tenant, person: str, code: int
     acme.put(1, "Staging")
 
 
-@pytest.mark.parametrize("person", [VIEWER, APPROVER])
+@pytest.mark.parametrize("person", [VIEWER, pytest.param(APPROVER, marks=pytest.mark.long)])
 def test_python__loads(server: PeopleServer, acme: Tenant, tmp_path: Path, person: str) -> None:
     acme.put(1, "Production")
     with server.person(person):
