@@ -301,6 +301,8 @@ def test_detections__are_kept_as_long_as_the_setting_says(
             assert rows == [(UUID(young),)]
 
 
+# of a whole service; test_serve.py ends one of two processes always
+@pytest.mark.long
 def test_process_beside_a_worker__gives_way_and_ends_with_it(
     city_works: CityWorks, body: dict[str, Any], tmp_path: Path
 ) -> None:

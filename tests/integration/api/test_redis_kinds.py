@@ -125,6 +125,8 @@ def test_commands_and_health__take_the_address(works: str, url: str, monkeypatch
     assert dependencies["redis"].status == "ok"
 
 
+# feast_plugins/online/test_connections.py does so without a service
+@pytest.mark.long
 def test_sentinel__another_server_becomes_the_master__is_asked_by_the_running_service(
     works: str, tmp_path: Path
 ) -> None:

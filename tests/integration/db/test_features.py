@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # a failing example is small anyway, and shrinking it would refresh the database for minutes
 PROPERTY = settings(
-    max_examples=examples(3),
+    max_examples=examples(2),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
 

@@ -64,6 +64,8 @@ class Containers:
         """The service's command, listening on `port` of the loopback interface."""
         program, *arguments = compose.resolved(self.passwords)["services"][service]["command"]
         words = [re.sub(r"^(--(?:metrics-)?port=).*", rf"\g<1>{port}", word) for word in arguments]
+        # one process of a server: each imports all of MLflow
+        words = [re.sub("^--workers=2$", "--workers=1", word) for word in words]
         words = [word.replace("host=0.0.0.0", "host=127.0.0.1") for word in words]
         return [str(Path(sys.executable).with_name(program)), *words]
 

@@ -183,7 +183,8 @@ HTTP = {"serve": "/health", "ui": "/api/v1/projects"}
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name == "serve_registry" else pytest.mark.long)
+        # deployment/test_servers.py starts and ends a server of features always
+        pytest.param(name, marks=pytest.mark.long)
         for name in SERVERS
         if name != "serve_lineage"  # says what it lacks
     ],

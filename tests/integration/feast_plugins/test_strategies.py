@@ -38,7 +38,7 @@ ROWS = st.lists(
 )
 ENTITIES = st.lists(st.tuples(KEYS, TIMES), min_size=1, max_size=20)
 TTLS = st.sampled_from([None, 30, 90])
-PROPERTY = settings(max_examples=examples(40), phases=[Phase.explicit, Phase.reuse, Phase.generate])
+PROPERTY = settings(max_examples=examples(20), phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 READ = {"source": "rows", "time": "time", "names": {"position": "position"}, "features": ("position",)}
 BOTH = {"t": "tenant_id", "a": "asset_id"}

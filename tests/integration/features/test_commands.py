@@ -83,6 +83,8 @@ def test_asset_remove__killed_before_redis__goes_on(
     assert "has no asset x" in never.stderr
 
 
+# as materialize's follower ends in deployment/test_servers.py
+@pytest.mark.long
 def test_follow__terminated__ends_after_its_pass(energy: Energy, tenant: str) -> None:
     command = ["materialize", "--follow", "--refresh", "--interval", "0.2", "--tenant", tenant]
     process = subprocess.Popen(

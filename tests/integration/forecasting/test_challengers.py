@@ -176,6 +176,8 @@ def test_a_look_after_days_in_shadow_is_planned_first(energy: Energy, tenant: st
     assert (found.planned_at, found.looked_at) == (begin, begin + DAY)
 
 
+# a look after days in shadow is tried above, always
+@pytest.mark.long
 def test_forecasts_in_shadow_that_were_not_made_are_missed(energy: Energy, tenant: str) -> None:
     model = a_pair(energy, tenant, seen=False)
     begin = datetime.now(UTC) - DAY

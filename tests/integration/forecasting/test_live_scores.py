@@ -384,6 +384,8 @@ def test_scores__what_is_due__is_what_has_changed(
     assert changed == {START.date() + timedelta(days=1)}, "other days are left alone"
 
 
+# an upgrade that is tried always: db/test_migrate.py
+@pytest.mark.long
 def test_scores__from_before_migration_0041__say_no_skill_until_they_are_computed_again(
     migrated_database: str, tenant: str
 ) -> None:

@@ -212,6 +212,8 @@ def test_follow__issues_each_step_once(energy: Energy, tenant: str) -> None:
     ]
 
 
+# in a process of its own; what it issues is tried below, always
+@pytest.mark.long
 def test_follow__as_a_process__issues_once_and_ends_when_it_is_told(energy: Energy, tenant: str) -> None:
     promote_day_ahead(tenant, METERS, model="followed")
     options = ("--tenant", tenant, "--model", "followed", "--follow", "--interval", "0.1")

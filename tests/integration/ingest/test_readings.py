@@ -161,7 +161,7 @@ def test_ingest_readings__two_tenants_with_the_same_assets__never_meet(
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York"])
-@pytest.mark.parametrize("minutes", [15, 60])
+@pytest.mark.parametrize("minutes", [pytest.param(15, marks=pytest.mark.long), 60])
 def test_ingest_readings__local_year_with_both_clock_changes__keeps_every_reading(
     tenant: str,
     csv_file: CsvFile,

@@ -73,7 +73,7 @@ def both(lab: Lab) -> tuple[FeatureStore, FeatureStore]:
     return stock, lab.store(*views, db=2, online=TTL, offline=NOT_LATE, engine={"batch_rows": 3})
 
 
-@settings(max_examples=examples(25), phases=[Phase.generate])
+@settings(max_examples=examples(12), phases=[Phase.generate])
 @given(rows=ROWS)
 def test_materialize__any_rows__as_feast_does(
     lab: Lab, both: tuple[FeatureStore, FeatureStore], rows: list[tuple[Any, ...]]
