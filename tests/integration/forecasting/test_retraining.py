@@ -120,7 +120,7 @@ def test_error__is_proposed_with_its_finding(
     assert propose(settings, other) == Proposals(other)
 
 
-def read(connection: Connection[Any], dsn: str, owner: str, factor: float) -> dict[str, list[float]]:
+def read(connection: Connection[Any], owner: str, factor: float) -> dict[str, list[float]]:
     """Store readings of 27 weeks and three days; by meter, those by hour, the newest first.
 
     The last day of all and a day of one of the weeks before are missing; the last week of `a` is multiplied.
@@ -140,15 +140,15 @@ def read(connection: Connection[Any], dsn: str, owner: str, factor: float) -> di
             " FROM unnest(%s::integer[], %s::float8[]) AS drawn (ago, value)",
             [MIDNIGHT, owner, asset, *(list(each) for each in zip(*kept, strict=True))],
         )
-    refresh(dsn=dsn)
     return loads
 
 
 def test_drift__is_proposed_with_an_error_and_never_alone(
     connection: Connection[Any], settings: Settings, database: str, tenant: str, other: str
 ) -> None:
-    loads = read(connection, database, tenant, 1.6)
-    read(connection, database, other, 1)
+    loads = read(connection, tenant, 1.6)
+    read(connection, other, 1)
+    refresh(dsn=database)
     assert propose(settings, tenant) == Proposals(tenant)
     for owner in (tenant, other):
         spoil(connection, owner, 7, 3)
