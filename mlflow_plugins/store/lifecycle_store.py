@@ -220,17 +220,23 @@ class LifecycleStore(WorkspaceAwareSqlAlchemyStore):
 
     def set_model_version_tag(self, name: str, version: int | str, tag: Any) -> None:
         """Set a tag; what the registry wrote itself cannot be changed."""
-        if (tag.key == own_tags.STAGE or own_tags.is_kept(tag.key)) and not self.is_prompt(name):
-            own_tags.check_stage([tag.key])
+        if self.is_prompt(name) or not (tag.key == own_tags.STAGE or own_tags.is_kept(tag.key)):
+            super().set_model_version_tag(name, version, tag)
+            return
+        own_tags.check_stage([tag.key])
+        with self.lock(name):  # of two who write at once, the second sees what the first wrote
             present = self.get_model_version(name, version).tags
             own_tags.check_fixed(present, version, tag.key, tag.value)
-        super().set_model_version_tag(name, version, tag)
+            super().set_model_version_tag(name, version, tag)
 
     def delete_model_version_tag(self, name: str, version: int | str, key: str) -> None:
         """Delete a tag; what the registry wrote itself stays."""
-        if own_tags.is_kept(key) and not self.is_prompt(name):
+        if self.is_prompt(name) or not own_tags.is_kept(key):
+            super().delete_model_version_tag(name, version, key)
+            return
+        with self.lock(name):
             own_tags.check_fixed(self.get_model_version(name, version).tags, version, key, None)
-        super().delete_model_version_tag(name, version, key)
+            super().delete_model_version_tag(name, version, key)
 
     def _by_number(self, name: str, number: SemanticVersion) -> ModelVersion:
         with self._sessions() as session:

@@ -13,6 +13,7 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from oracles.lifecycle import Model
 from support.registry_servers import each_database
 
+from mlflow_plugins.gates.comparison import record_tag
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 if TYPE_CHECKING:
@@ -60,6 +61,18 @@ def test_registrations__at_once__get_different_numbers(store_uri: str, model: Mo
     }
     assert numbers == {f"v1.0.{patch}" for patch in range(2 * _PROCESSES)}
     model.check()
+
+
+@each_database
+def test_looks_at_one_pair__at_once__keep_the_first(store_uri: str, model: Model) -> None:
+    version, tag = model.register(), record_tag(1)
+
+    def note(theirs: Model, worker: int) -> None:
+        theirs.tag(version, tag, str(worker))
+        # what was written is what stays
+        assert theirs.store.get_model_version(theirs.name, version).tags[tag] == str(worker)
+
+    assert _race(store_uri, model.name, note) == {"done": 1, 409: _PROCESSES - 1}
 
 
 @each_database
