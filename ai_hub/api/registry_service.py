@@ -109,7 +109,8 @@ class RegistryService:
         """Comparisons of a version with those that were in production."""
         with _errors_of(model_id.tenant):
             version = require_version(*model_id)
-        return schemas.ComparisonList(model_id=str(_id(version)), comparisons=records(version.tags))
+        found = records(version.tags, version.tenant, version.model, version.version)
+        return schemas.ComparisonList(model_id=str(_id(version)), comparisons=found)
 
     def trained_version(self, tenant: str, model: str, version: str) -> TrainedVersion:
         """One version with its training set."""

@@ -19,19 +19,27 @@ from ai_hub.errors import BadInputError, ConflictError
 from ai_hub.features.store import open_store
 from ai_hub.forecasting import log
 from ai_hub.forecasting.calibration import bucket_names, buckets_of
-from ai_hub.forecasting.comparison import CONFIDENCE, PairedComparison, compare, counted_weeks
-from ai_hub.forecasting.dataset import end_of_data
+from ai_hub.forecasting.comparison import (
+    CONFIDENCE,
+    FEWEST_WEEKS,
+    LEAST_SHARE,
+    PairedComparison,
+    compare,
+    known_shares,
+)
+from ai_hub.forecasting.dataset import end_of_data, hours_by_week
 from ai_hub.forecasting.day_ahead import fit
 from ai_hub.forecasting.day_ahead_training import Horizon, IssueSet, read
-from ai_hub.forecasting.issues import WEEK, IssueRule, instant
+from ai_hub.forecasting.issues import DAY, HOUR, WEEK, IssueRule, instant
 from ai_hub.forecasting.log import ALL_METERS
 from ai_hub.forecasting.production import LoadedDayAhead, assets_of, load
 from ai_hub.forecasting.replay import replay
 from ai_hub.forecasting.train import TrainingPlan
 from ai_hub.registry.metadata import model_metadata
 from ai_hub.registry.versions import find_version, production_version, set_tag
-from ai_hub.times import assume_utc, from_micros
+from ai_hub.times import EPOCH, assume_utc, from_micros
 from mlflow_plugins.gates.comparison import (
+    Pair,
     Plan,
     Record,
     Shadow,
@@ -52,6 +60,16 @@ if TYPE_CHECKING:
     from ai_hub.registry import ModelVersion
     from ai_hub.settings import Settings
 
+#: So many weeks are enough, however many are asked for.
+_ENOUGH_WEEKS: Final = 26
+#: Weeks that count are looked for in a time that is so many times as long.
+_REACH: Final = 2
+#: Part of production's meters, and of its targets, that a challenger need not forecast.
+_MOST_MISSED: Final = 0.01
+#: Weeks that are suggested where only those count that neither has seen.
+_UNSEEN_WEEKS: Final = 8
+#: Meters that an error names.
+_NAMED: Final = 5
 #: So many meters are groups by themselves; more are put into quarters by size.
 _MOST_METERS: Final = 8
 _QUARTERS: Final = ("the smallest quarter", "the second quarter", "the third quarter", "the largest quarter")
@@ -72,6 +90,16 @@ class _Version:
     def trained(self) -> timedelta:
         """How long."""
         return self.trained_until - self.trained_from
+
+    @property
+    def recipe(self) -> tuple[Any, ...]:
+        """What decides what it is when it is fitted anew."""
+        weeks = round(self.trained / WEEK)
+        return self.loaded.card.feature_service, self.loaded.model.recipe, self.assets, weeks
+
+    def lacks(self, other: _Version) -> list[str]:
+        """Meters of another version that it does not forecast."""
+        return sorted(set(other.assets) - set(self.assets))
 
 
 def compare_with_production(
@@ -112,9 +140,10 @@ def compare_with_production(
     now = now or datetime.now(UTC)
     challenger, production = find_version(tenant, model, version), production_version(tenant, model)
     if text := challenger.tags.get(record_tag(production.version)):
-        if (found := read_record(text)) is None:
+        found = read_record(text, Pair(tenant, challenger.model, challenger.version, production.version))
+        if isinstance(found, str):
             raise ConflictError(
-                f"What was noted of {_label(challenger)} beside {_label(production)} cannot be read.",
+                f"What was noted of {_label(challenger)} beside {_label(production)} does not count. {found}",
                 hint="Register the model anew, and compare that version.",
             )
         return found
@@ -124,25 +153,39 @@ def compare_with_production(
             hint=f"`ai-hub models --tenant {tenant} --model {model}` shows what is there.",
         )
     both = _versions(challenger, production)
-    plan = _planned(challenger, production, weeks, shadow_days, now)
+    plan = _planned(challenger, production, weeks, shadow_days)
+    if plan is None:
+        plan = Plan(
+            planned_at=now, look_at=now + timedelta(days=shadow_days), weeks=weeks, shadow_days=shadow_days
+        )
+        if shadow_days:
+            _check_recipes(both, plan.look_at - weeks * WEEK, plan.look_at)
+            _note(challenger, production, plan_tag(production.version), plan.model_dump_json())
     if now < plan.look_at:
         return plan
-    replayed = _replay(settings, both, weeks, on_step)
+    start, end = _span(both[1], plan)
+    _check_recipes(both, start, end)
+    replayed = _replay(settings, both, (start, end), on_step)
+    paired, left_out, missed = _paired(replayed, both, weeks)
     shadow = None
     if shadow_days:
         on_step("replaying forecasts in shadow")
         shadow = _shadow(settings, challenger, plan)
-    paired = _paired(replayed, weeks)
     record = Record(
+        tenant=tenant,
+        model=challenger.model,
         challenger=replayed.stand_ins[0],
         production=replayed.stand_ins[1],
         looked_at=now,
         planned_at=plan.planned_at,
-        start=replayed.start,
-        end=replayed.end,
+        start=start,
+        end=end,
         weeks=paired.weeks,
         targets=paired.targets,
-        assets=len(np.unique(replayed.rows.assets)),
+        assets=len(both[1].assets) - len(both[0].lacks(both[1])),
+        left_out=left_out,
+        missed=missed,
+        missed_assets=len(both[0].lacks(both[1])),
         unit=both[1].loaded.card.unit,
         challenger_mae=paired.challenger_mae,
         production_mae=paired.production_mae,
@@ -155,7 +198,7 @@ def compare_with_production(
         shadow=shadow,
     )
     # before anybody sees it
-    set_tag(challenger, record_tag(production.version), record.model_dump_json())
+    _note(challenger, production, record_tag(production.version), record.model_dump_json())
     return record
 
 
@@ -164,27 +207,30 @@ def _label(version: ModelVersion) -> str:
     return f"version {version.version}{number} of {version.model}"
 
 
-def _planned(
-    challenger: ModelVersion, production: ModelVersion, weeks: int, shadow_days: int, now: datetime
-) -> Plan:
-    """The plan that was noted; without one it is made, and noted if the look is not at once."""
-    tag = plan_tag(production.version)
-    if text := challenger.tags.get(tag):
-        plan = read_plan(text)
-        if plan is None or (plan.weeks, plan.shadow_days) != (weeks, shadow_days):
-            noted = (
-                f"--weeks {plan.weeks} --shadow-days {plan.shadow_days}" if plan else "something unreadable"
-            )
-            raise ConflictError(
-                f"The look at {_label(challenger)} and {_label(production)} was planned with {noted}.",
-                hint="It is fixed before anybody knows what comes of it: give the same options.",
-            )
-        return plan
-    plan = Plan(
-        planned_at=now, look_at=now + timedelta(days=shadow_days), weeks=weeks, shadow_days=shadow_days
-    )
-    if shadow_days:
-        set_tag(challenger, tag, plan.model_dump_json())
+def _note(challenger: ModelVersion, production: ModelVersion, tag: str, text: str) -> None:
+    """Write what is written once."""
+    try:
+        set_tag(challenger, tag, text)
+    except ConflictError as error:
+        raise ConflictError(
+            f"Another look at {_label(challenger)} and {_label(production)}, or its plan, was noted "
+            "meanwhile: there is one, and this one is not kept.",
+            hint="Run the command again: it shows what was noted.",
+        ) from error
+
+
+def _planned(challenger: ModelVersion, production: ModelVersion, weeks: int, shadow_days: int) -> Plan | None:
+    """The plan that was noted."""
+    text = challenger.tags.get(plan_tag(production.version))
+    if not text:
+        return None
+    plan = read_plan(text)
+    if plan is None or (plan.weeks, plan.shadow_days) != (weeks, shadow_days):
+        noted = f"--weeks {plan.weeks} --shadow-days {plan.shadow_days}" if plan else "something unreadable"
+        raise ConflictError(
+            f"The look at {_label(challenger)} and {_label(production)} was planned with {noted}.",
+            hint="It is fixed before anybody knows what comes of it: give the same options.",
+        )
     return plan
 
 
@@ -201,7 +247,27 @@ def _versions(challenger: ModelVersion, production: ModelVersion) -> tuple[_Vers
                 f"{_label(challenger)} and the one in production have different {name}: {one} and {other}.",
                 hint="Only forecasts of the same targets can be compared; promote it for other reasons.",
             )
+    _check_coverage(*both)
     return both
+
+
+def _check_coverage(challenger: _Version, production: _Version) -> None:
+    """Refuse a challenger that would forecast less."""
+    hint = "Train a version for what the one in production forecasts, and compare that."
+    ours, theirs = (each.loaded.horizon / HOUR for each in (challenger, production))
+    if ours < theirs:
+        raise ConflictError(
+            f"{_label(challenger.loaded.version)} looks {ours:g} h ahead, that in production {theirs:g} h.",
+            hint=hint,
+        )
+    absent, meters = challenger.lacks(production), len(production.assets)
+    if len(absent) > _MOST_MISSED * meters:
+        more = " and others" if len(absent) > _NAMED else ""
+        raise ConflictError(
+            f"Of {meters:,} meters of the version in production {_label(challenger.loaded.version)} does not "
+            f"forecast {len(absent):,} ({', '.join(absent[:_NAMED])}{more}); {_MOST_MISSED:.0%} is allowed.",
+            hint=hint,
+        )
 
 
 def _version(version: ModelVersion) -> _Version:
@@ -219,6 +285,67 @@ def _version(version: ModelVersion) -> _Version:
     return _Version(loaded, trained_from, trained_until, assets_of(loaded))
 
 
+def _span(production: _Version, plan: Plan) -> tuple[datetime, datetime]:
+    """Start and end of the targets: as far back as there are the weeks of the plan, without those with gaps.
+
+    A planned look ends when it was planned for, so that it takes the same weeks whenever it is made.
+    """
+    tenant, assets = production.loaded.version.tenant, production.assets
+    end = end_of_data(tenant, assets)
+    if plan.shadow_days:
+        end = min(end, plan.look_at - (plan.look_at - EPOCH) % HOUR)
+    hours = hours_by_week(tenant, assets, end, _REACH * plan.weeks)
+    enough = LEAST_SHARE * len(assets) * (WEEK // HOUR)
+    counted = [week for week, measured in enumerate(hours) if measured >= enough][: plan.weeks]
+    if len(counted) < _needed(plan.weeks):
+        raise _too_few(plan.weeks, len(counted), f"{len(hours)} weeks before {end:%Y-%m-%d}", "measured")
+    return end - (counted[-1] + 1) * WEEK, end
+
+
+def _needed(weeks: int) -> int:
+    return min(weeks, _ENOUGH_WEEKS)
+
+
+def _too_few(weeks: int, found: int, of: str, what: str) -> BadInputError:
+    return BadInputError(
+        f"Of the {of}, {found} have at least {LEAST_SHARE:.0%} of their hours {what}; it takes "
+        f"{_needed(weeks)}.",
+        hint="Ingest what was measured, or compare fewer --weeks (of more than "
+        f"{_ENOUGH_WEEKS}, so many are enough).",
+    )
+
+
+def _check_recipes(both: tuple[_Version, _Version], start: datetime, end: datetime) -> None:
+    """Refuse a look at one recipe that would be fitted anew for both: it cannot show anything."""
+    challenger, production = both
+    first = start - production.loaded.horizon
+    if min(each.trained_until for each in both) > first and challenger.recipe == production.recipe:
+        raise ConflictError(
+            f"{_label(challenger.loaded.version)} has the recipe of the one in production, and both were "
+            f"trained on some of the weeks from {first:%Y-%m-%d} on: fitted anew to what was known before "
+            "them, they are the same.",
+            hint=_ways_out(both, end),
+        )
+
+
+def _ways_out(both: tuple[_Version, _Version], end: datetime) -> str:
+    """Which weeks tell two versions of one recipe apart."""
+    horizon = both[1].loaded.horizon
+    later = (end - both[1].trained_until - horizon) // WEEK
+    known = (
+        f"Take --weeks {later}, all after the training of the one in production. "
+        if later >= FEWEST_WEEKS
+        else ""
+    )
+    # a day for what comes late
+    unseen = max(each.trained_until for each in both) + horizon + _UNSEEN_WEEKS * WEEK + DAY
+    return (
+        f"{known}Weeks that neither has seen tell them apart: from {unseen:%Y-%m-%d} on take --weeks "
+        f"{_UNSEEN_WEEKS}; --shadow-days plans that look now. The gate beats_production then must ask for no "
+        "more `weeks`. Nothing was looked at."
+    )
+
+
 class _Replay(NamedTuple):
     """The weeks, forecast by challenger and production."""
 
@@ -226,6 +353,8 @@ class _Replay(NamedTuple):
     end: datetime
     #: issues in order, with actual values
     rows: IssueRows
+    #: (n, leads), number of each target's week; -1: it is in none, or nobody asks for it
+    week: Ints
     #: (n, leads), absolute; NaN where there is nothing to compare
     challenger: Floats
     production: Floats
@@ -234,13 +363,17 @@ class _Replay(NamedTuple):
 
 
 def _replay(
-    settings: Settings, both: tuple[_Version, _Version], weeks: int, on_step: Callable[[str], None]
+    settings: Settings,
+    both: tuple[_Version, _Version],
+    span: tuple[datetime, datetime],
+    on_step: Callable[[str], None],
 ) -> _Replay:
-    """Forecast the newest weeks with both, for the meters of the version in production."""
-    production = both[1]
-    tenant, assets = production.loaded.version.tenant, production.assets
-    store, end = open_store(settings), end_of_data(tenant, assets)
-    start = end - weeks * WEEK
+    """Forecast the targets of a span with both, for the meters of the version in production."""
+    production = both[1].loaded
+    store, assets = open_store(settings), both[1].assets
+    start, end = span
+    # the first targets are forecast at all leads, too
+    first = start - production.horizon
     data: dict[str, IssueSet] = {}
     replays: list[tuple[IssueRows, Floats]] = []
     stand_ins = []
@@ -248,17 +381,28 @@ def _replay(
         service = each.loaded.card.feature_service
         if service not in data:
             sharing = [one for one in both if one.loaded.card.feature_service == service]
-            data[service] = _read(store, sharing, assets, (start, end), on_step)
+            data[service] = _read(store, sharing, assets, (first, end), on_step)
         on_step(f"forecasting with {each.loaded.label}")
-        rows, errors, stand_in = _forecast(each, data[service], assets, start)
+        rows, errors, stand_in = _forecast(each, data[service], assets, first)
         replays.append((rows, errors))
         stand_ins.append(stand_in)
     (rows, ours), (others, theirs) = replays
     # as Feast answers each of them
     if not ((rows.assets == others.assets).all() and (rows.issued_at == others.issued_at).all()):
         raise ValueError("two feature services have different issues")
-    leads = min(rows.leads, others.leads)
-    return _Replay(start, end, rows.first(leads), ours[:, :leads], theirs[:, :leads], stand_ins)
+    leads = others.leads
+    rows = rows.first(leads)
+    rule = IssueRule.parse(production.card.issue) if production.card.issue else None
+    return _Replay(start, end, rows, _weeks(rows, start, end, rule), ours[:, :leads], theirs, stand_ins)
+
+
+def _weeks(rows: IssueRows, start: datetime, end: datetime, rule: IssueRule | None) -> Ints:
+    """(n, leads): number of each target's week since `start`; -1 of those that do not count."""
+    counts = (rows.starts >= instant(start)) & (rows.ends <= instant(end))
+    if rule is not None:
+        counts &= rule.delivered(rows)
+    week = ((rows.starts - instant(start)) // np.timedelta64(WEEK)).astype(np.int64)
+    return np.where(counts, week, -1)
 
 
 def _read(
@@ -278,7 +422,7 @@ def _read(
         loaded.card.kind,
         tuple(sorted({*assets, *(name for each in sharing for name in each.assets)})),
         loaded.version.model,
-        weeks=(end - start) // WEEK + before,
+        weeks=-(-(end - start) // WEEK) + before,
         until=end,
     )
     horizon = Horizon(
@@ -313,8 +457,8 @@ def _forecast(
     rows = rows.take(np.lexsort((rows.assets, rows.issued_at)))
     assert rows.actual is not None  # noqa: S101  # of `read`
     errors = np.abs(model.forecast(rows).values - rows.actual)  # no pandas
-    if loaded.card.issue:
-        errors = np.where(IssueRule.parse(loaded.card.issue).delivered(rows), errors, np.nan)
+    # live, it forecasts those that it was trained on
+    errors[~np.isin(rows.assets, version.assets)] = np.nan
     stand_in = StandIn(
         version=loaded.version.version,
         semantic_version=loaded.version.semantic_version,
@@ -332,19 +476,44 @@ def _first_known(rows: IssueRows) -> datetime:
     return from_micros(first.astype(np.int64))
 
 
-def _paired(found: _Replay, weeks: int) -> PairedComparison:
-    rows = found.rows
-    row, lead = np.nonzero(np.isfinite(found.challenger) & np.isfinite(found.production))
+def _paired(
+    found: _Replay, both: tuple[_Version, _Version], weeks: int
+) -> tuple[PairedComparison, dict[str, str], int]:
+    """The comparison, by its first day why a week is left out, and how many targets the challenger lacks.
+
+    All that is refused is refused before anybody has looked at an error.
+    """
+    rows, (row, lead) = found.rows, np.nonzero(found.week >= 0)
     # of the target: what an hour brings all its forecasts share
-    week = ((rows.starts[row, lead] - instant(found.start)) // np.timedelta64(WEEK)).astype(np.int64)
-    # nobody has looked at an error so far
-    if (known := len(counted_weeks(week))) < weeks:
-        raise BadInputError(
-            f"Of the {weeks} weeks from {found.start:%Y-%m-%d} on, {known} have enough to compare.",
-            hint="Ingest what was measured, or compare fewer --weeks, none of which has gaps.",
+    week = found.week[row, lead]
+    ours, theirs = found.challenger[row, lead], found.production[row, lead]
+    is_known, is_theirs = np.isfinite(ours) & np.isfinite(theirs), np.isfinite(theirs)
+    missed, targets = int((is_theirs & ~is_known).sum()), int(is_theirs.sum())
+    if missed > _MOST_MISSED * targets:
+        raise ConflictError(
+            f"Of {targets:,} targets that the version in production forecasts, "
+            f"{_label(both[0].loaded.version)} does not forecast {missed:,} ({missed / targets:.1%}); "
+            f"{_MOST_MISSED:.0%} is allowed.",
+            hint="Train a version on features that are there as often as those of the one in production.",
         )
-    groups = _groups(rows, row, lead)
-    return compare(week, found.production[row, lead], found.challenger[row, lead], groups)
+    assert rows.actual is not None  # noqa: S101  # of `read`
+    measured = known_shares(week, np.isfinite(rows.actual[row, lead]))
+    shares = known_shares(week, is_known)
+    left_out = {
+        f"{found.start + int(number) * WEEK:%Y-%m-%d}": f"{shares[number]:.0%} of its targets can be "
+        f"compared, {measured[number]:.0%} were measured"
+        for number in np.flatnonzero(shares < LEAST_SHARE)
+    }
+    if len(shares) - len(left_out) < _needed(weeks):
+        of = f"{len(shares)} weeks from {found.start:%Y-%m-%d} on"
+        raise _too_few(weeks, len(shares) - len(left_out), of, "measured and forecast by both")
+    if np.array_equal(ours, theirs, equal_nan=True):
+        raise ConflictError(
+            f"{_label(both[0].loaded.version)} and the one in production forecast the same for every target: "
+            "fitted anew to what was known before these weeks, they are the same.",
+            hint=_ways_out(both, found.end),
+        )
+    return compare(week, theirs, ours, _groups(rows, row, lead)), left_out, missed
 
 
 def _groups(rows: IssueRows, row: Ints, lead: Ints) -> dict[str, Flags]:
@@ -355,7 +524,9 @@ def _groups(rows: IssueRows, row: Ints, lead: Ints) -> dict[str, Flags]:
     if len(names) <= _MOST_METERS:
         return groups | {f"meter {name}": meter == at for at, name in enumerate(names)}
     assert rows.actual is not None  # noqa: S101  # of `read`
-    sizes = np.bincount(meter, np.abs(rows.actual[row, lead])) / np.bincount(meter)
+    actual = rows.actual[row, lead]
+    known = np.bincount(meter, np.isfinite(actual))
+    sizes = np.bincount(meter, np.abs(np.nan_to_num(actual))) / np.maximum(known, 1)
     quarter = np.empty(len(names), np.int64)
     for at, part in enumerate(np.array_split(np.argsort(sizes, kind="stable"), len(_QUARTERS))):
         quarter[part] = at

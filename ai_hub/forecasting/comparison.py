@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 CONFIDENCE: Final = 0.98
 #: Of fewer weeks no variance is known.
 FEWEST_WEEKS: Final = 4
-#: Weeks with a smaller part of the usual number of targets do not count.
-_USUAL_SHARE: Final = 0.5
+#: Weeks of which a smaller part of the targets can be compared do not count.
+LEAST_SHARE: Final = 0.5
 #: A group's gain is at least this, however small production's errors are.
 _LOWEST_GAIN: Final = -10.0
 #: Differences of so many weeks in a row belong together, that of the week itself included.
@@ -52,14 +52,16 @@ class PairedComparison:
     groups: Mapping[str, float]
 
 
-def counted_weeks(week: Ints) -> Ints:
-    """Weeks with at least half of the usual number of targets; the usual one is the median.
+def known_shares(week: Ints, is_known: Flags) -> Floats:
+    """By number of week, which part of its targets is known; 0 of a week without any.
 
     Args:
-        week: (m,), number of the week of each target that can be compared.
+        week: (m,), number of the week of each target there is.
+        is_known: (m,), whether it can be compared.
     """
-    numbers, targets = np.unique(week, return_counts=True)
-    return numbers[targets >= _USUAL_SHARE * np.median(targets)] if len(numbers) else numbers
+    there = np.bincount(week)
+    known = np.bincount(week[is_known], minlength=len(there))
+    return np.asarray(known / np.maximum(there, 1), np.float64)
 
 
 def compare(
@@ -69,20 +71,22 @@ def compare(
 
     Args:
         week: (m,), number of each target's week.
-        production: (m,), absolute errors of the version in production.
+        production: (m,), absolute errors of the version in production; NaN where it has none.
         challenger: (m,), those of the challenger.
         groups: by name, (m,), which targets belong to it.
 
     Raises:
         BadInputError: there are fewer than `FEWEST_WEEKS` weeks that count, or production never errs.
     """
-    weeks = counted_weeks(week)
+    known = np.isfinite(production) & np.isfinite(challenger)
+    counts = known_shares(week, known) >= LEAST_SHARE
+    weeks = np.flatnonzero(counts)
     if len(weeks) < FEWEST_WEEKS:
         raise BadInputError(
             f"{len(weeks)} weeks have enough targets to compare; it takes {FEWEST_WEEKS}.",
             hint="Compare more --weeks, or ingest what was measured.",
         )
-    kept = np.isin(week, weeks)
+    kept = known & counts[week]
     number = np.searchsorted(weeks, week[kept])
     production, challenger = production[kept], challenger[kept]
     base = _means(number, production, len(weeks))
@@ -92,7 +96,7 @@ def compare(
             "The version in production makes no errors, so nothing can be better.",
             hint="Compare weeks in which something was measured that it could not know.",
         )
-    statistic, error = _diebold_mariano(difference)
+    statistic, error = _diebold_mariano(difference, weeks)
     degrees = len(weeks) - 1
     half = stats.t.ppf((1 + CONFIDENCE) / 2, degrees) * error
     mean, scale = float(difference.mean()), float(base.mean())
@@ -117,12 +121,16 @@ def _means(number: Ints, values: Floats, weeks: int) -> Floats:
     return np.asarray(np.bincount(number, values, weeks) / np.bincount(number, minlength=weeks), np.float64)
 
 
-def _diebold_mariano(difference: Floats) -> tuple[float, float]:
-    """The corrected statistic of consecutive mean differences, and the standard error it goes with."""
+def _diebold_mariano(difference: Floats, weeks: Ints) -> tuple[float, float]:
+    """The corrected statistic of the mean differences of weeks, and the standard error it goes with.
+
+    Covariances are those of weeks that lie next to each other: of two with a hole between them none counts.
+    """
     n, h = len(difference), _WEEKS_TOGETHER
     mean = difference.mean()
-    centred = difference - mean
-    covariances = [float(centred[lag:] @ centred[: n - lag]) / n for lag in range(h)]
+    centred = np.zeros(weeks[-1] - weeks[0] + 1)
+    centred[weeks - weeks[0]] = difference - mean
+    covariances = [float(centred[lag:] @ centred[: len(centred) - lag]) / n for lag in range(h)]
     # weeks that alternate would seem to know more than independent ones do
     variance = max(covariances[0], covariances[0] + 2 * sum(covariances[1:]))
     correction = (n + 1 - 2 * h + h * (h - 1) / n) / n

@@ -145,6 +145,22 @@ def end_of_data(tenant: str, assets: Sequence[str], known_at: datetime | None = 
     return last + timedelta(hours=1)
 
 
+_HOURS_BY_WEEK = """
+SELECT (extract(epoch FROM %(end)s - hour)::bigint - 1) / 604800, count(*) FROM hourly_values
+WHERE tenant_id = %(tenant)s AND asset_id = ANY(%(assets)s)
+    AND hour >= %(start)s AND hour < %(end)s AND value IS NOT NULL
+GROUP BY 1
+"""
+
+
+def hours_by_week(tenant: str, assets: Sequence[str], end: datetime, weeks: int) -> list[int]:
+    """How many hours of all `assets` have a value, in each of so many weeks before `end`, the last first."""
+    query = {"tenant": tenant, "assets": list(assets), "start": end - timedelta(weeks=weeks), "end": end}
+    with connect() as connection:
+        found = dict(connection.execute(_HOURS_BY_WEEK, query).fetchall())
+    return [found.get(week, 0) for week in range(weeks)]
+
+
 def read_hours(
     tenant: str, assets: Sequence[str], start: datetime, end: datetime, known_at: datetime | None = None
 ) -> pd.DataFrame:

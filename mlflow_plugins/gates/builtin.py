@@ -330,11 +330,11 @@ class BeatsProductionGate(Gate):
                 f"{command}.",
                 production_version=production.version,
             )
-        record = comparison.read_record(candidate.comparison)
-        own = (candidate.version, production.version)
-        if record is None or (record.challenger.version, record.production.version) != own:
+        pair = comparison.Pair(candidate.tenant, candidate.model, candidate.version, production.version)
+        record = comparison.read_record(candidate.comparison, pair)
+        if isinstance(record, str):
             return refused(
-                f"What was noted of its comparison with {production} cannot be read.",
+                f"What was noted of its comparison with {production} does not count. {record}",
                 "Register the model anew, and compare that version.",
                 production_version=production.version,
             )

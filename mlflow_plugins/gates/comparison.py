@@ -7,7 +7,7 @@ Clients import this without MLflow.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -92,20 +92,41 @@ class Shadow(_Document):
         return None
 
 
+class Pair(NamedTuple):
+    """Two versions of a tenant's model."""
+
+    tenant: str | None
+    model: str | None
+    challenger: int
+    production: int
+
+    def __str__(self) -> str:
+        """Which they are, in a phrase."""
+        return f"versions {self.challenger} and {self.production} of {self.model} (tenant {self.tenant})"
+
+
 class Record(_Document):
     """One look at a challenger and the version in Production; gains are in % of production's MAE."""
 
+    #: whose both are; None: of a record older than these fields, which may be of any model
+    tenant: str | None = None
+    model: str | None = None
     challenger: StandIn
     production: StandIn
     looked_at: datetime
     #: when the look was fixed
     planned_at: datetime
-    #: weeks that were replayed, from `start` to `end`, and what was compared
+    #: weeks of the targets, from `start` to `end`; those that count, and what was compared in them
     start: datetime
     end: datetime
     weeks: int
     targets: int
     assets: int
+    #: by first day, why other weeks do not count
+    left_out: dict[str, str] = Field(default_factory=dict)
+    #: what production's version forecasts and the challenger does not: targets of all weeks, meters
+    missed: int = 0
+    missed_assets: int = 0
     unit: str | None
     challenger_mae: float
     production_mae: float
@@ -120,6 +141,11 @@ class Record(_Document):
     groups: dict[str, float] = Field(default_factory=dict)
     shadow: Shadow | None = None
 
+    @property
+    def pair(self) -> Pair:
+        """The two versions."""
+        return Pair(self.tenant, self.model, self.challenger.version, self.production.version)
+
     def __str__(self) -> str:
         """Error, interval and weeks, in a sentence."""
         low, high = self.interval_percent
@@ -133,10 +159,12 @@ class Record(_Document):
     def facts(self) -> dict[str, str]:
         """One-line facts by their names, for people."""
         unit = f" {self.unit}" if self.unit else ""
-        low, high = self.interval_percent
+        (low, high), left = self.interval_percent, self.left_out
         found = {
             "Weeks": f"{self.weeks}, {self.start:%Y-%m-%d} to {self.end:%Y-%m-%d}",
+            **({"Left out": "; ".join(f"{day}: {why}" for day, why in left.items())} if left else {}),
             "Targets": f"{self.targets:,} of {self.assets:,} meters",
+            **self._missed(),
             "MAE": f"{self.challenger_mae:.4g}{unit}, of version {self.production.version} "
             f"{self.production_mae:.4g}{unit}",
             "Gain": f"{self.gain_percent:.3g} % ({self.interval_confidence:.0%} interval of the paired "
@@ -147,6 +175,14 @@ class Record(_Document):
         if self.shadow:
             found["In shadow"] = str(self.shadow)
         return found
+
+    def _missed(self) -> dict[str, str]:
+        if not self.missed:
+            return {}
+        what = f"{self.missed:,} targets"
+        if self.missed_assets:
+            what += f", all of {self.missed_assets:,} meters among them"
+        return {f"Not forecast by version {self.challenger.version}": what}
 
 
 def record_tag(production: int) -> str:
@@ -167,15 +203,26 @@ def read_plan(text: str) -> Plan | None:
         return None
 
 
-def read_record(text: str) -> Record | None:
-    """As `read_plan`."""
+def read_record(text: str, pair: Pair) -> Record | str:
+    """The record of a pair of versions that a tag has; a sentence where it has none, as `read_plan`."""
     try:
-        return Record.model_validate_json(text)
+        record = Record.model_validate_json(text)
     except ValidationError:
-        return None
+        return "It cannot be read."
+    if record.tenant is None or record.model is None:
+        return "It does not say of which model it is, as comparisons of earlier releases."
+    if record.pair != pair:
+        return f"It is of {record.pair}."
+    return record
 
 
-def records(tags: Mapping[str, str]) -> list[Record]:
-    """All that a version's tags say, the newest look first."""
-    found = [read_record(text) for key, text in tags.items() if key.startswith(_RECORD)]
-    return sorted((each for each in found if each), key=lambda each: each.looked_at, reverse=True)
+def records(tags: Mapping[str, str], tenant: str, model: str, version: int) -> list[Record]:
+    """All that the tags of a version say of itself, the newest look first."""
+    numbers = {key.removeprefix(_RECORD): text for key, text in tags.items() if key.startswith(_RECORD)}
+    found = [
+        read_record(text, Pair(tenant, model, version, int(number)))
+        for number, text in numbers.items()
+        if number.isdecimal()
+    ]
+    kept = [each for each in found if isinstance(each, Record)]
+    return sorted(kept, key=lambda each: each.looked_at, reverse=True)

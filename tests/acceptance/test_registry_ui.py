@@ -103,7 +103,7 @@ def test_model_whose_load_has_changed__was_trained_anew_compared_and_promoted(de
         (shadow,), _ = log.list_runs(connection, drift.TENANT, role=log.Role.SHADOW)
     assert (request.status, request.version, request.new_version) == ("completed", before, newest.version)
     assert (shadow.version, shadow.status) == (newest.version, "complete")
-    (compared,) = records(newest.tags)
+    (compared,) = records(newest.tags, drift.TENANT, drift.MODEL, newest.version)
     assert (compared.production.version, compared.production.is_registered) == (before, True)
     assert (compared.challenger.is_registered, compared.weeks) == (False, 9)
     assert request.causes == ["error", "drift"]

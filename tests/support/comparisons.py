@@ -1,4 +1,4 @@
-"""What a comparison of version 2 with version 1 in Production may have found."""
+"""What a comparison of version 2 of a model with version 1 in Production may have found."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ def stand_in(version: int) -> StandIn:
 
 def record(**changed: Any) -> Record:
     usual: dict[str, Any] = {
+        "tenant": "city-works",
+        "model": "demand",
         "challenger": stand_in(2),
         "production": stand_in(1),
         "looked_at": AT,

@@ -132,7 +132,9 @@ def read(store: LifecycleStore, tenant: str, name: str, number: int) -> Card:
             row.run_id,
             logged_model(registered.source),
             row.creation_time,
-            comparisons=tuple(comparison.records(store.get_model_version(name, number).tags)),
+            comparisons=tuple(
+                comparison.records(store.get_model_version(name, number).tags, tenant, name, number)
+            ),
         )
     try:
         found = promoting.version_info(store, model, registered)

@@ -19,7 +19,7 @@ import httpx
 import pytest
 import redis
 from mlflow import MlflowClient
-from support.comparisons import record
+from support.comparisons import record, stand_in
 from support.day_ahead import logged_forecast, promote_day_ahead
 from support.export_worker import worker_of
 from support.model_service import booster, booster_upload, upload
@@ -296,8 +296,9 @@ def place(energy: Energy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         body["metadata"]["description"] = MARK
         made = found.call("owner", "POST", "/ai/models/register", json=body)
         assert made.status_code == 201, made.text
-        compared = record(unit=MARK)
-        set_tag(get_version(found.victim, found.model, "1"), record_tag(1), compared.model_dump_json())
+        registered = get_version(found.victim, found.model, "1")
+        compared = record(tenant=found.victim, model=found.model, challenger=stand_in(1), unit=MARK)
+        set_tag(registered, record_tag(1), compared.model_dump_json())
         read = found.call("owner", *_model(found, found.victim, "GET", "/comparisons")[:2])
         assert read.json()["comparisons"] == [compared.model_dump(mode="json")]
         for name, place in (("detection_id", "/ai/anomaly"), ("explanation_id", "/ai/explain")):

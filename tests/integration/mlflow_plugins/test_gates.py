@@ -336,16 +336,17 @@ def test_a_comparison_with_production__opens_the_gate_once_it_is_noted_and_stays
     assert text is not None
     assert "It was not compared with version 1 (v1.0.0) in Production." in text
     assert f"`ai-hub compare {model.name} --tenant default --version 2 --weeks 26`" in text
+    of_this = {"tenant": "default", "model": model.name}
     # what another pair has shown says nothing of this one
-    model.tag(2, record_tag(3), record(production=stand_in(3)).model_dump_json())
-    model.tag(3, record_tag(1), record(challenger=stand_in(3)).model_dump_json())
+    model.tag(2, record_tag(3), record(**of_this, production=stand_in(3)).model_dump_json())
+    model.tag(3, record_tag(1), record(**of_this, challenger=stand_in(3)).model_dump_json())
     assert refused(lambda: model.move(2, "Production")) == text
-    found = record()
+    found = record(**of_this)
     for tag in (record_tag(1), plan_tag(1)):
         model.tag(2, tag, found.model_dump_json())
         model.tag(2, tag, found.model_dump_json())
         for change in (
-            lambda tag=tag: model.tag(2, tag, record(gain_percent=50).model_dump_json()),
+            lambda tag=tag: model.tag(2, tag, record(**of_this, gain_percent=50).model_dump_json()),
             lambda tag=tag: model.store.delete_model_version_tag(model.name, 2, tag),
         ):
             told = refused(change)

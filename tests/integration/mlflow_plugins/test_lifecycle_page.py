@@ -20,7 +20,7 @@ from mlflow.entities.model_registry import RegisteredModelTag
 from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from oracles.lifecycle import Model
-from support.comparisons import record, shadow
+from support.comparisons import record, shadow, stand_in
 from support.html_pages import Parsed
 from support.properties import examples
 
@@ -556,14 +556,17 @@ def test_comparisons__of_a_version__are_shown_with_their_interval(page: Page) ->
     model = Model(page.store)
     for _ in range(2):
         model.register()
-    found = record(shadow=shadow(), groups={"meter <b>": -4.0})
+    of_this = {"tenant": "default", "model": model.name}
+    found = record(**of_this, shadow=shadow(), groups={"meter <b>": -4.0})
     model.tag(2, record_tag(1), found.model_dump_json())
     model.tag(2, record_tag(7), "nonsense")
+    model.tag(2, record_tag(8), record(model="another", production=stand_in(8)).model_dump_json())
     shown = " ".join(Parsed.of(page.get(f"/default/{model.name}/versions/2")).text.split())
     assert "Compared with production Beside version 1, looked at 2026-11-30 00:00 UTC" in shown
     assert "5 % (98% interval of the paired difference 2.5 to 7.5 %), p = 2e-05" in shown
     assert "Gain, meter <b>-4 %" in shown
     assert "13 of 14 live issues of 14 days" in shown
     assert "Beside version 7" not in shown
+    assert "Beside version 8" not in shown
     other = page.get(f"/default/{model.name}/versions/1")
     assert "Compared with production" not in other.text

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import signal, stats
 
@@ -23,16 +22,22 @@ MOST_P, LEAST_GAIN, WORST_GROUP = 0.01, 0.02, -0.05
 
 def slow(week: list[int], production: list[float], challenger: list[float]) -> dict[str, float]:
     """One number after the other, by the formula of the paper with two weeks."""
-    by_week = defaultdict(list)
+    by_week, there = defaultdict(list), Counter(week)
     for number, theirs, ours in zip(week, production, challenger, strict=True):
-        by_week[number].append((theirs, ours))
-    usual = statistics.median(len(each) for each in by_week.values())
-    kept = [each for _, each in sorted(by_week.items()) if len(each) >= usual / 2]
-    differences = [statistics.fmean(theirs - ours for theirs, ours in each) for each in kept]
-    base = statistics.fmean(statistics.fmean(theirs for theirs, _ in each) for each in kept)
-    n, mean = len(differences), statistics.fmean(differences)
-    own = sum((each - mean) ** 2 for each in differences) / n
-    next_one = sum((a - mean) * (b - mean) for a, b in itertools.pairwise(differences)) / n
+        if not (math.isnan(theirs) or math.isnan(ours)):
+            by_week[number].append((theirs, ours))
+    kept = {number: each for number, each in sorted(by_week.items()) if len(each) >= there[number] / 2}
+    differences = {
+        number: statistics.fmean(theirs - ours for theirs, ours in each) for number, each in kept.items()
+    }
+    base = statistics.fmean(statistics.fmean(theirs for theirs, _ in each) for each in kept.values())
+    n, mean = len(differences), statistics.fmean(differences.values())
+    own = sum((each - mean) ** 2 for each in differences.values()) / n
+    # a week after a hole has no neighbour before it
+    next_one = 0.0
+    for number, each in differences.items():
+        if number + 1 in differences:
+            next_one += (each - mean) * (differences[number + 1] - mean) / n
     error = math.sqrt(max(own, own + 2 * next_one) / n) / math.sqrt((n + 1 - 4 + 2 / n) / n)
     half = stats.t.ppf(0.99, n - 1) * error
     return {
@@ -45,11 +50,20 @@ def slow(week: list[int], production: list[float], challenger: list[float]) -> d
     }
 
 
-@given(seed=st.integers(0, 10_000), weeks=st.integers(5, 40), shift=st.floats(-0.3, 0.3))
-def test_it_is_that_of_a_slow_computation(seed: int, weeks: int, shift: float) -> None:
+@given(
+    seed=st.integers(0, 10_000),
+    weeks=st.integers(8, 40),
+    shift=st.floats(-0.3, 0.3),
+    holes=st.sets(st.integers(0, 40), max_size=4),
+)
+@example(seed=1, weeks=8, shift=0.1, holes={0, 3, 7})
+def test_it_is_that_of_a_slow_computation(seed: int, weeks: int, shift: float, holes: set[int]) -> None:
     drawn = np.random.default_rng(seed)
     week = np.sort(drawn.integers(weeks, size=weeks * 20))
     production, challenger = drawn.gamma(2, 1, len(week)), drawn.gamma(2, 1, len(week)) * (1 - shift)
+    lost = drawn.random(len(week)) < np.where(np.isin(week, [*holes]), 0.9, 0.1)
+    production[lost & (drawn.random(len(week)) < 0.7)] = np.nan
+    challenger[lost & np.isfinite(production)] = np.nan
     found = compare(week, production, challenger)
     expected = slow(week.tolist(), production.tolist(), challenger.tolist())
     own = {"weeks": found.weeks, "gain": found.gain, "low": found.interval[0], "high": found.interval[1]}
@@ -60,13 +74,32 @@ def test_it_is_that_of_a_slow_computation(seed: int, weeks: int, shift: float) -
 
 
 def test_weeks_with_few_targets_do_not_count() -> None:
-    week = np.repeat([0, 1, 2, 3, 4, 5], [10, 10, 10, 10, 10, 4])
+    week = np.repeat([0, 1, 2, 3, 4, 5, 6], 10)
     production = np.ones(len(week))
     challenger = np.where(week == 5, 0.0, 0.9)
-    found = compare(week, production, challenger, {"all": week >= 0, "none": week > 5})
-    assert (found.weeks, found.targets) == (5, 50)
+    # six of ten are not there in one, five of ten in another
+    challenger[50:56] = np.nan
+    production[60:65] = np.nan
+    found = compare(week, production, challenger, {"all": week >= 0, "none": week == 5})
+    assert (found.weeks, found.targets) == (6, 55)
     assert found.gain == pytest.approx(0.1)
     assert found.groups == {"all": pytest.approx(0.1)}
+
+
+def test_weeks_around_a_hole_are_no_neighbours() -> None:
+    difference = np.repeat([1.0, 0.0], 6)
+    variances = []
+    for apart in (1, 2):
+        # two apart, every second week is left out
+        week = np.repeat(np.arange(len(difference)) * apart, 4)
+        production = np.full(len(week), 10.0)
+        found = compare(week, production, production - np.repeat(difference, 4))
+        variances.append((difference.mean() / found.statistic) ** 2)
+    n, own = len(difference), 0.25
+    correction = n * (n - 3 + 2 / n) / n
+    # of eleven pairs of neighbours one differs
+    assert variances[0] == pytest.approx((own + 2 * 9 * own / n) / correction)
+    assert variances[1] == pytest.approx(own / correction)
 
 
 def test_groups_say_who_loses_by_it() -> None:
@@ -115,9 +148,17 @@ def noise(drawn: np.random.Generator, meters: int, hours: int) -> np.ndarray:
 
 
 def simulated(
-    drawn: np.random.Generator, weeks: int, *, better: float, alike: float = 0.9, meters: int = 3
+    drawn: np.random.Generator,
+    weeks: int,
+    *,
+    better: float,
+    alike: float = 0.9,
+    meters: int = 3,
+    lost: float = 0,
 ) -> PairedComparison:
     """Errors of two versions, alike to this part of their variance; weeks are calm or wild in turns.
+
+    There are as many weeks that count as `weeks` says, beside those that are lost.
 
     Args:
         drawn: random numbers.
@@ -125,7 +166,12 @@ def simulated(
         better: by which part the challenger errs less in truth.
         alike: part of the variance that both have in common.
         meters: how many.
+        lost: part of the weeks of which three quarters of the hours are gone.
     """
+    is_lost = np.zeros(weeks, bool)
+    if lost:
+        is_lost = drawn.random(4 * weeks) < lost
+        weeks = int(np.searchsorted(np.cumsum(~is_lost), weeks)) + 1
     hours = weeks * HOURS
     wild = np.exp(0.35 * signal.lfilter([0.8], [1, -0.6], drawn.normal(size=weeks)))
     common = noise(drawn, meters, hours)
@@ -139,6 +185,8 @@ def simulated(
     meter, hour = np.repeat(np.arange(meters), hours), np.tile(np.arange(hours), meters)
     groups = {f"lead {each}": hour % 24 // 6 == each for each in range(4)}
     groups |= {f"meter {each}": meter == each for each in range(meters)}
+    if lost:
+        production[:, np.repeat(is_lost[:weeks], HOURS) & (drawn.random(hours) < 0.75)] = np.nan
     return compare(week, production.ravel(), (1 - better) * challenger.ravel(), groups)
 
 
@@ -147,9 +195,9 @@ def passes(found: PairedComparison) -> bool:
     return found.p < MOST_P and found.gain >= LEAST_GAIN and min(found.groups.values()) >= WORST_GROUP
 
 
-def rate(runs: int, *, better: float, weeks: int = 26, seed: int = 1) -> float:
+def rate(runs: int, *, better: float, weeks: int = 26, seed: int = 1, lost: float = 0) -> float:
     drawn = np.random.default_rng(seed)
-    return sum(passes(simulated(drawn, weeks, better=better)) for _ in range(runs)) / runs
+    return sum(passes(simulated(drawn, weeks, better=better, lost=lost)) for _ in range(runs)) / runs
 
 
 def test_a_placebo_seldom_passes_and_a_better_challenger_nearly_always() -> None:
@@ -161,6 +209,9 @@ def test_a_placebo_seldom_passes_and_a_better_challenger_nearly_always() -> None
 def test_a_placebo_seldom_passes_and_a_better_challenger_nearly_always_in_many_runs() -> None:
     assert rate(2000, better=0, seed=2) <= 0.02
     assert rate(2000, better=0.05, seed=3) >= 0.9
+    # every fifth week is lost
+    assert rate(2000, better=0, seed=6, lost=0.2) <= 0.02
+    assert rate(2000, better=0.05, seed=7, lost=0.2) >= 0.9
     # four weeks tell little
     assert rate(2000, better=0.05, weeks=4, seed=4) <= 0.5
     assert rate(2000, better=0, weeks=4, seed=5) <= 0.05

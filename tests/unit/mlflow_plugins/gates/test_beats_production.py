@@ -86,26 +86,30 @@ def test_without_a_comparison_the_command_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "says"),
     [
-        "",
-        "{}",
-        "no JSON",
-        record().model_dump_json().replace('"p":0.00002', '"p":null'),
-        record(challenger=stand_in(3)).model_dump_json(),
-        record(production=stand_in(4)).model_dump_json(),
+        *((text, "It cannot be read.") for text in ("", "{}", "no JSON")),
+        (record().model_dump_json().replace('"p":0.00002', '"p":null'), "It cannot be read."),
+        (record(challenger=stand_in(3)).model_dump_json(), "It is of versions 3 and 1 of demand"),
+        (record(production=stand_in(4)).model_dump_json(), "It is of versions 2 and 4 of demand"),
+        (record(tenant="other").model_dump_json(), "versions 2 and 1 of demand (tenant other)"),
+        (record(model="supply").model_dump_json(), "versions 2 and 1 of supply (tenant city-works)"),
+        (record().model_dump_json(exclude={"model"}), "It does not say of which model it is"),
+        (record().model_dump_json(exclude={"tenant"}), "It does not say of which model it is"),
     ],
 )
-def test_what_is_no_comparison_of_these_versions_is_refused(text: str) -> None:
+def test_what_is_no_comparison_of_these_versions_is_refused(text: str, says: str) -> None:
     found = verdict(text)
     assert not found.passed
-    assert "cannot be read" in found.text
+    assert says in found.text
+    assert "Register the model anew" in found.text
     assert read_plan(text) is None
 
 
 def test_a_versions_tags_may_have_several_comparisons() -> None:
     later = record(looked_at=AT.replace(year=2027), production=stand_in(3))
     tags = {record_tag(each.production.version): each.model_dump_json() for each in (record(), later)}
-    assert records({**tags, record_tag(9): "x", "other": "y"}) == [later, record()]
-    assert read_record(tags[record_tag(3)]) == later
+    others = {record_tag(9): "x", record_tag(4): record(model="supply").model_dump_json(), "other": "y"}
+    assert records({**tags, **others, f"{record_tag(1)}x": "z"}, *later.pair[:3]) == [later, record()]
+    assert read_record(tags[record_tag(3)], later.pair) == later
     assert later.facts()["Gain"].startswith("5 % (98% interval of the paired difference 2.5 to 7.5 %)")
