@@ -33,6 +33,7 @@ from ai_hub.errors import BadInputError, NotFoundError
 from ai_hub.forecasting import By
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Sequence
 
     from rich.console import Console
@@ -137,7 +138,10 @@ def run_command(
 
 
 def _follow(issuer: Issuer, interval: float, errors_by_lead: LeadErrors) -> None:
-    """Forecast whenever it is time, until stopped; errors are said, and tried again."""
+    """Forecast whenever it is time, until stopped; errors are said, and tried again.
+
+    Forecasts in shadow are made one at a time between looks at the clock.
+    """
     from ai_hub.cli.errors import explain
     from ai_hub.cli.jobs import interruptible
 
@@ -166,8 +170,19 @@ def _follow(issuer: Issuer, interval: float, errors_by_lead: LeadErrors) -> None
                 if problem not in said:
                     say(problem)
             said = problems
-            stop.wait(interval)
+            _issue_shadows(issuer, stop, time.monotonic() + interval)
     say("stopped")
+
+
+def _issue_shadows(issuer: Issuer, stop: threading.Event, until: float) -> None:
+    """Make forecasts in shadow, and wait until the monotonic time `until`; the last one may take longer."""
+    while issuer.waiting_shadows and not stop.is_set() and time.monotonic() < until:
+        runs, _, notes = issuer.issue_shadow()
+        for text in (*map(_line, runs), *notes):
+            say(text)
+    stop.wait(max(until - time.monotonic(), 0))
+    if stop.is_set() and issuer.waiting_shadows:
+        say(f"{issuer.waiting_shadows:,} forecasts in shadow are not made")
 
 
 def _check(

@@ -157,7 +157,7 @@ def hours_by_week(tenant: str, assets: Sequence[str], end: datetime, weeks: int)
     """How many hours of all `assets` have a value, in each of so many weeks before `end`, the last first."""
     query = {"tenant": tenant, "assets": list(assets), "start": end - timedelta(weeks=weeks), "end": end}
     with connect() as connection:
-        found = dict(connection.execute(_HOURS_BY_WEEK, query).fetchall())
+        found: dict[int, int] = dict(connection.execute(_HOURS_BY_WEEK, query).fetchall())
     return [found.get(week, 0) for week in range(weeks)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
+from collections import deque
 from collections.abc import Sequence  # of a dataclass
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -346,21 +347,56 @@ class Issuer:
     _loaded: dict[tuple[str, str], LoadedDayAhead] = field(default_factory=dict)
     #: versions in Staging
     _shadows: dict[tuple[str, str], dict[int, LoadedDayAhead]] = field(default_factory=dict)
+    #: live forecasts, and versions in Staging that have still to forecast the same
+    _waiting: deque[tuple[_Live, ModelVersion]] = field(default_factory=deque)
 
     def issue_now(self) -> Issued:
-        """Forecast with every model from the step under way on.
+        """Forecast with every model from the step under way on, and in shadow.
 
         Where a tenant has no such model in production, the error says how to train one.
         """
-        return self._with_each(self._issue_now)
+        issued = self._with_each(self._issue_now)
+        while self.waiting_shadows:
+            runs, _, notes = self.issue_shadow()
+            issued.runs.extend(runs)
+            issued.notes.extend(notes)
+        return issued
 
     def catch_up(self) -> Issued:
         """Forecast with those models whose newest time of issue is not in the log yet.
 
         Where a meter has no features, nothing is written for a quarter of a step: they may still come. An
         issue more than a step late is left out: it would be made of what was not known at its time.
+
+        Forecasts in shadow wait for `issue_shadow`, so that no live one waits for them. They are in memory
+        alone: who is killed before has not made them.
         """
         return self._with_each(self._catch_up)
+
+    @property
+    def waiting_shadows(self) -> int:
+        """How many forecasts in shadow `issue_shadow` has still to make."""
+        return len(self._waiting)
+
+    def issue_shadow(self) -> Issued:
+        """Make the forecast in shadow that waits for the longest time; what fails is noted.
+
+        One that would be recorded two steps after its issue or later is left out, as no score counts it.
+        """
+        (live, version), issued = self._waiting.popleft(), Issued([], [], [])
+        label = f"{version.tenant}: {version.model} {version.semantic_version or version.version}"
+        if datetime.now(UTC) >= live.run.issued_at + 2 * live.run.step:
+            issued.notes.append(
+                f"{label} has no forecast in shadow for {live.run.issued_at:%Y-%m-%d %H:%MZ}: it has waited "
+                "for two steps. Archive versions that nobody waits for, or follow some models (--model) in a "
+                "process of its own."
+            )
+            return issued
+        try:
+            issued.runs.append(self._make_shadow(live, version))
+        except Exception as error:  # noqa: BLE001  # the live forecast is in the log, and other versions forecast
+            issued.notes.append(f"{label} does not forecast in shadow: {error}")
+        return issued
 
     def _with_each(self, work: Callable[[LoadedDayAhead, list[str]], _Live | None]) -> Issued:
         issued = Issued([], [], [])
@@ -376,36 +412,35 @@ class Issuer:
         issued.runs.extend(live.run for live in made)
         # when all live ones are in the log: they wait for no shadow
         for live in made if self.shadow else ():
-            issued.runs.extend(self._issue_shadows(live, issued.notes))
+            self._await_shadows(live, issued.notes)
         return issued
 
-    def _issue_shadows(self, live: _Live, notes: list[str]) -> list[Run]:
-        """Forecast with the model's versions in Staging what was forecast live; what fails is noted."""
-        version, issued = live.loaded.version, []
+    def _await_shadows(self, live: _Live, notes: list[str]) -> None:
+        """Let the model's versions in Staging wait to forecast what was forecast live."""
+        version = live.loaded.version
         key = version.tenant, version.model
         before, self._shadows[key] = self._shadows.get(key, {}), {}
         try:
             staged = _ahead(search(*key, stage=STAGING))
         except Exception as error:  # noqa: BLE001  # the live forecast is in the log
             notes.append(f"{version.tenant}: {version.model} has no forecasts in shadow: {error}")
-            return []
-        for each in staged:
-            try:
-                present = before.get(each.version)
-                loaded = present if present is not None and present.version == each else load(each)
-                self._shadows[key][each.version] = loaded
-                run, grid = issue(
-                    loaded,
-                    self._shadow_rows(live, loaded),
-                    known_at=live.run.known_at,
-                    role=Role.SHADOW,
-                    details={**self._mark(), "metadata": metadata(loaded), "live": str(live.run.run_id)},
-                )
-                issued.append(self._write(run, grid))
-            except Exception as error:  # noqa: BLE001  # the same, and other versions forecast
-                label = f"{each.model} {each.semantic_version or each.version}"
-                notes.append(f"{each.tenant}: {label} does not forecast in shadow: {error}")
-        return issued
+            return
+        self._shadows[key] = {each.version: before[each.version] for each in staged if each.version in before}
+        self._waiting.extend((live, each) for each in staged)
+
+    def _make_shadow(self, live: _Live, version: ModelVersion) -> Run:
+        present = self._shadows[version.tenant, version.model]
+        loaded = present.get(version.version)
+        if loaded is None or loaded.version != version:
+            loaded = present[version.version] = load(version)
+        run, grid = issue(
+            loaded,
+            self._shadow_rows(live, loaded),
+            known_at=live.run.known_at,
+            role=Role.SHADOW,
+            details={**self._mark(), "metadata": metadata(loaded), "live": str(live.run.run_id)},
+        )
+        return self._write(run, grid)
 
     @staticmethod
     def _shadow_rows(live: _Live, loaded: LoadedDayAhead) -> IssueRows:

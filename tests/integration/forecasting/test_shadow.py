@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
+import time
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -15,11 +19,12 @@ from support.energy import add_meter
 from typer.testing import CliRunner
 
 from ai_hub import registry
+from ai_hub.cli import forecasts, jobs
 from ai_hub.cli.main import app
 from ai_hub.db import connect
 from ai_hub.db.refresh import refresh
 from ai_hub.forecasting import issue_history, log, production
-from ai_hub.forecasting.accuracy import accuracy
+from ai_hub.forecasting.accuracy import LeadErrors, accuracy
 from ai_hub.forecasting.log import Role
 from ai_hub.forecasting.production import Issuer
 from ai_hub.registry.versions import get_version
@@ -157,12 +162,65 @@ def test_the_follower_issues_each_shadow_once_and_forgets_versions(tenant: str) 
     promote_day_ahead(tenant, METERS, model=other)
     register_day_ahead(tenant, METERS, model=other)
     issuer = Issuer(Settings(), [tenant], [other], shadow=True)
-    assert [run.role for run in issuer.catch_up().runs] == [Role.LIVE, Role.SHADOW]
+    assert [run.role for run in issuer.catch_up().runs] == [Role.LIVE]
+    # it waits for a time when nothing is due
     assert issuer.catch_up() == ([], [], [])
+    assert issuer.waiting_shadows == 1
+    (made,), errors, notes = issuer.issue_shadow()
+    assert (made.role, made.version, errors, notes, issuer.waiting_shadows) == (Role.SHADOW, 2, [], [], 0)
     assert list(issuer._shadows[tenant, other]) == [2]
     registry.promote(tenant, other, version="2", stage="archived", reason="test")
     assert [run.role for run in issuer.issue_now().runs] == [Role.LIVE]
     assert issuer._shadows[tenant, other] == {}
+
+
+def test_a_shadow_that_has_waited_for_two_steps_is_left_out(tenant: str) -> None:
+    other = f"{MODEL}-waiting"
+    promote_day_ahead(tenant, METERS, model=other)
+    register_day_ahead(tenant, METERS, model=other)
+    issuer = Issuer(Settings(), [tenant], [other], shadow=True)
+    (live,) = issuer.catch_up().runs
+    ((waiting, version),) = issuer._waiting
+    before = len(logged(tenant, Role.SHADOW))
+    issuer._waiting[0] = waiting._replace(run=replace(live, issued_at=live.issued_at - 2 * HOUR)), version
+    ((), (), (note,)) = issuer.issue_shadow()
+    assert f"{other} v1.0.1 has no forecast in shadow for {live.issued_at - 2 * HOUR:%Y-%m-%d %H:%MZ}" in note
+    assert len(logged(tenant, Role.SHADOW)) == before
+
+
+def test_a_follower_looks_for_live_issues_between_shadows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three shadows one is made in each interval, as it lasts longer."""
+    order: list[str] = []
+
+    class Follower:
+        settings, tenants, waiting_shadows = None, (), 0
+
+        def catch_up(self) -> production.Issued:
+            order.append("look")
+            if order.count("look") == 1:
+                self.waiting_shadows = 3
+            return production.Issued([], [], [])
+
+        def issue_shadow(self) -> production.Issued:
+            order.append("shadow")
+            self.waiting_shadows -= 1
+            time.sleep(0.06)
+            if self.waiting_shadows == 1:
+                stop.set()
+            return production.Issued([], [], [f"shadow {self.waiting_shadows} is made"])
+
+    stop = threading.Event()
+    told: list[str] = []
+    monkeypatch.setattr(jobs, "interruptible", lambda: nullcontext(stop))
+    monkeypatch.setattr(forecasts, "_check", lambda *_: ([], [], []))
+    monkeypatch.setattr(forecasts, "say", told.append)
+    follower: Any = Follower()
+    forecasts._follow(follower, 0.05, LeadErrors())
+    assert order == ["look", "shadow", "look", "shadow"]
+    assert told == [
+        *("shadow 2 is made", "shadow 1 is made"),
+        *("1 forecasts in shadow are not made", "stopped"),
+    ]
 
 
 def test_versions_of_another_tenant_forecast_nothing(energy: Energy, tenant: str) -> None:
