@@ -15,6 +15,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from feast.infra.registry.sql import SqlRegistry
 from feast.types import Float64
 from support.feature_reading import PATIENT, Clock, ask, run
+from support.properties import examples
 
 from ai_hub.features.online.catalog import RegistryWatcher
 from ai_hub.features.store import open_store
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 UNIQUE = secrets.token_hex(4)
 SET = f"moving_{UNIQUE}"
 STATES = ("old", "new")
-_APPLIES = 6
+_APPLIES = examples(3)
 
 
 def objects(state: str) -> list[Any]:
