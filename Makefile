@@ -38,7 +38,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 lock: ## Resolve pyproject.toml anew into requirements.lock, and the part a server needs into requirements.runtime.lock
 	@test -x $(BIN)/uv || $(MAKE) install
 	$(COMPILE) --all-extras --output-file requirements.lock
-	$(COMPILE) --extra server --extra tracing --constraints requirements.lock --output-file requirements.runtime.lock
+	$(COMPILE) --extra server --extra tracing --extra lineage --constraints requirements.lock --output-file requirements.runtime.lock
 
 demo: $(STAMP) ## Run the whole product end to end on real meter data (embedded servers, no Docker)
 	@$(BIN)/ai-hub demo

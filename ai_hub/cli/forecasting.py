@@ -488,17 +488,25 @@ def _train(
     on_step: Callable[[str], None],
 ) -> tuple[dict[str, Any], Callable[[], None]]:
     """Train and log one model; returns its summary, and what shows it."""
-    if horizon is None:
-        from ai_hub.forecasting.train import train_and_log
+    from ai_hub.forecasting.tracking import describe_training
+    from mlflow_plugins.lineage_events import lineage_run
 
-        trained, logged = train_and_log(store, plan, register=register, on_step=on_step)
-        return _summary(plan.tenant, trained, logged), partial(_show_training, plan.tenant, trained, logged)
-    from ai_hub.forecasting.day_ahead_tracking import log_day_ahead
-    from ai_hub.forecasting.day_ahead_training import train_day_ahead
+    with lineage_run(plan.tenant, f"train/{plan.model}") as lineage:
+        if horizon is None:
+            from ai_hub.forecasting.train import train_and_log
 
-    ahead = train_day_ahead(store, plan, horizon, on_step)
-    on_step("logging to MLflow")
-    logged = log_day_ahead(plan.tenant, ahead, register=register)
+            trained, logged = train_and_log(store, plan, register=register, on_step=on_step)
+            describe_training(lineage, plan.model, trained.source, logged)
+            return _summary(plan.tenant, trained, logged), partial(
+                _show_training, plan.tenant, trained, logged
+            )
+        from ai_hub.forecasting.day_ahead_tracking import log_day_ahead
+        from ai_hub.forecasting.day_ahead_training import train_day_ahead
+
+        ahead = train_day_ahead(store, plan, horizon, on_step)
+        on_step("logging to MLflow")
+        logged = log_day_ahead(plan.tenant, ahead, register=register)
+        describe_training(lineage, plan.model, ahead.source, logged)
     return _ahead_summary(plan.tenant, ahead, logged), partial(_show_ahead, plan.tenant, ahead, logged)
 
 

@@ -131,6 +131,15 @@ def get_service(store: FeatureStore, name: str) -> FeatureService:
         ) from error
 
 
+def stored_views(store: FeatureStore, service: FeatureService) -> tuple[str, ...]:
+    """Views of the service that are relations in TimescaleDB; those computed on demand are of their rows."""
+    views = (
+        store.registry.get_any_feature_view(projection.name, store.project)
+        for projection in service.feature_view_projections
+    )
+    return tuple(view.name for view in views if getattr(view, "batch_source", None))
+
+
 def feature_names(service: FeatureService) -> list[str]:
     """The service's features, in its order."""
     return [field.name for view in service.feature_view_projections for field in view.features]

@@ -28,6 +28,7 @@ from ai_hub.registry.versions import search
 from ai_hub.settings import Settings  # of a dataclass
 from ai_hub.times import EPOCH, from_micros
 from mlflow_plugins.lifecycle.rules import PRODUCTION, STAGING
+from mlflow_plugins.lineage_events import LineageDataset, is_on, lineage_run, model_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import psycopg
     from feast import FeatureStore
 
+    from mlflow_plugins.lineage_events import LineageRun
 
 #: Where the pyfunc flavor keeps what `DayAheadModel.save` wrote.
 _FOLDER: Final = "data/day_ahead"
@@ -467,8 +469,10 @@ class Issuer:
             return log.find_run(connection, run.tenant, run.run_id)
 
     def _issue_now(self, loaded: LoadedDayAhead, notes: list[str]) -> _Live:
-        run, grid, rows, store = self._make(loaded, loaded.issue_time(datetime.now(UTC)), notes)
-        return _Live(loaded, self._write(run, grid), rows, store)
+        version = loaded.version
+        with lineage_run(version.tenant, f"forecast/{version.model}") as lineage:
+            run, grid, rows, store = self._make(loaded, loaded.issue_time(datetime.now(UTC)), notes, lineage)
+            return _Live(loaded, self._write(run, grid), rows, store)
 
     def _catch_up(self, loaded: LoadedDayAhead, notes: list[str]) -> _Live | None:
         now, tenant = datetime.now(UTC), loaded.version.tenant
@@ -482,20 +486,23 @@ class Issuer:
                 f"forecast run --tenant {tenant} --model {loaded.version.model}` forecasts from now on."
             )
             return None
-        run, grid, rows, store = self._make(loaded, due, notes)
-        if np.isnan(grid.values).any() and now < due + _PATIENCE * step:
-            return None
-        with connect(self.settings.require("timescale_dsn"), autocommit=True) as connection:
-            with connection.transaction():
-                # another process may follow the same model
-                connection.execute(
-                    "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
-                    [f"forecast {tenant} {run.model} {due.isoformat()}"],
-                )
-                if self._is_issued(connection, loaded, due):
-                    return None
-                log.write(connection, run, grid)
-            return _Live(loaded, log.find_run(connection, tenant, run.run_id), rows, store)
+        with lineage_run(tenant, f"forecast/{loaded.version.model}", at_once=False) as lineage:
+            run, grid, rows, store = self._make(loaded, due, notes, lineage)
+            lineage.is_void = bool(np.isnan(grid.values).any()) and now < due + _PATIENCE * step
+            if lineage.is_void:
+                return None
+            with connect(self.settings.require("timescale_dsn"), autocommit=True) as connection:
+                with connection.transaction():
+                    # another process may follow the same model
+                    connection.execute(
+                        "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
+                        [f"forecast {tenant} {run.model} {due.isoformat()}"],
+                    )
+                    lineage.is_void = self._is_issued(connection, loaded, due)
+                    if lineage.is_void:
+                        return None
+                    log.write(connection, run, grid)
+                return _Live(loaded, log.find_run(connection, tenant, run.run_id), rows, store)
 
     def _versions(self, tenant: str, errors: list[Exception]) -> list[ModelVersion]:
         """Those to forecast with; adds what is not there to `errors`."""
@@ -523,16 +530,22 @@ class Issuer:
         return loaded
 
     def _make(
-        self, loaded: LoadedDayAhead, issued_at: datetime, notes: list[str]
+        self, loaded: LoadedDayAhead, issued_at: datetime, notes: list[str], lineage: LineageRun
     ) -> tuple[Run, Grid, IssueRows, FeatureStore]:
-        from ai_hub.features.store import open_store  # noqa: PLC0415  # Feast takes seconds
+        from ai_hub.features.store import get_service, open_store, stored_views  # noqa: PLC0415  # Feast takes seconds
 
-        known_at = datetime.now(UTC)
+        known_at, version = datetime.now(UTC), loaded.version
+        lineage.inputs = [model_version(version.model, version.version, version.semantic_version)]
         store = open_store(self.settings, known_at=known_at)
+        if is_on():
+            views = stored_views(store, get_service(store, loaded.card.feature_service))
+            lineage.inputs += [LineageDataset(view, known_at.isoformat()) for view in views]
         assets = self.assets or self._own_assets(loaded, notes)
         rows = read_rows(store, loaded, assets, issued_at, all_leads=self.shadow)
         details = {**self._mark(), "metadata": metadata(loaded)}
         run, grid = issue(loaded, rows.first(loaded.model.leads), known_at=known_at, details=details)
+        lineage.outputs = [LineageDataset(f"forecasts/{run.model}", str(run.run_id))]
+        lineage.start, lineage.end = run.issued_at, run.issued_at + run.horizon
         return run, grid, rows, store
 
     def _own_assets(self, loaded: LoadedDayAhead, notes: list[str]) -> Sequence[str]:

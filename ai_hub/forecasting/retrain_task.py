@@ -14,6 +14,7 @@ from ai_hub.jobs.queue import Job
 from ai_hub.jobs.worker import DEFAULT_RETRY, RetryStrategy
 from ai_hub.registry.versions import REQUEST_TAG
 from ai_hub.settings import Settings  # of a dataclass
+from mlflow_plugins.lineage_events import lineage_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,6 +91,7 @@ class RetrainAttempt:
         from ai_hub.forecasting.day_ahead_tracking import log_day_ahead  # noqa: PLC0415
         from ai_hub.forecasting.day_ahead_training import train_day_ahead  # noqa: PLC0415
         from ai_hub.forecasting.production import card_of  # noqa: PLC0415
+        from ai_hub.forecasting.tracking import describe_training  # noqa: PLC0415
         from ai_hub.registry import production_version  # noqa: PLC0415
         from ai_hub.registry.server import readable_errors  # noqa: PLC0415
         from mlflow_plugins.registration.publishing import KEY_TAG  # noqa: PLC0415
@@ -110,19 +112,20 @@ class RetrainAttempt:
         with transaction(self.task.settings) as connection:
             meters = sorted({*_present(connection, version, card), *new_meters(connection, version, card)})
         plan, horizon = recipe(version, card, meters)
-        trained = train_day_ahead(open_store(self.task.settings), plan, horizon, on_step)
-        lease.progress = 0.8
-        on_step("logging to MLflow")
         key = str(self.job.job_id)
         try:
-            with readable_errors():
-                log_day_ahead(
+            with lineage_run(plan.tenant, f"retrain/{plan.model}") as lineage, readable_errors():
+                trained = train_day_ahead(open_store(self.task.settings), plan, horizon, on_step)
+                lease.progress = 0.8
+                on_step("logging to MLflow")
+                logged = log_day_ahead(
                     plan.tenant,
                     trained,
                     register=True,
                     tags={REQUEST_TAG: key, KEY_TAG: key},
                     on_logged=on_logged,
                 )
+                describe_training(lineage, plan.model, trained.source, logged)
         except ConflictError:
             # what a killed attempt had asked for was done meanwhile
             if (result := self.result()) is None:

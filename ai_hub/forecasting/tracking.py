@@ -26,6 +26,7 @@ from ai_hub.forecasting.evaluation import FORECAST, Evaluation
 from ai_hub.forecasting.fitting import PARAMETERS, model_input
 from ai_hub.forecasting.training_rows import FeatureRows, FeatureRowsDataset
 from ai_hub.registry import enter_tenant
+from mlflow_plugins.lineage_events import LineageDataset, model_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo
 
     from ai_hub.forecasting.evaluation import Errors
+    from mlflow_plugins.lineage_events import LineageRun
 
 
 _DAYS_SHOWN = 14
@@ -151,6 +153,17 @@ def logged(tenant: str, run: Run, version: Any) -> Logged:
         version=int(version.version) if version else None,
         semantic_version=version.tags.get("semantic_version") if version else None,
     )
+
+
+def describe_training(lineage: LineageRun, name: str, source: FeatureRows, logged: Logged) -> None:
+    """Say of an event what a model was trained on, and which version or run has come of it."""
+    known_at = source.known_at.isoformat()
+    lineage.inputs = [LineageDataset(table, known_at) for table in source.tables]
+    lineage.start, lineage.end = source.start, source.end
+    if logged.version is None:
+        lineage.outputs = [LineageDataset(f"runs/{logged.run_id}")]
+    else:
+        lineage.outputs = [model_version(name, logged.version, logged.semantic_version)]
 
 
 def metric_label(name: str) -> str:

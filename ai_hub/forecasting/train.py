@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ai_hub.db.connection import connect
 from ai_hub.errors import BadInputError
 from ai_hub.features.checks import check_training_rows
-from ai_hub.features.store import feature_references, get_service
+from ai_hub.features.store import feature_references, get_service, stored_views
 from ai_hub.features.validation import violation_lines
 from ai_hub.forecasting import dataset
 from ai_hub.forecasting.card import ModelCard
@@ -155,8 +155,7 @@ def source_of(
     return FeatureRows(
         tenant=tenant,
         feature_service=service.name,
-        # those that are computed on demand are of rows of the others
-        tables=tuple(view.name for view in views if getattr(view, "batch_source", None)),
+        tables=stored_views(store, service),
         start=start,
         end=end,
         readings_from=start - timedelta(hours=max(lookbacks)),

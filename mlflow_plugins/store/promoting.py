@@ -28,6 +28,7 @@ from mlflow_plugins.gates.gate import Assessment, Candidate, Gate, GateResult, V
 from mlflow_plugins.gates.policy import PolicyError
 from mlflow_plugins.lifecycle import audit, discussions, rules, semver, stages
 from mlflow_plugins.lifecycle.audit import ModelKey
+from mlflow_plugins.lineage_events import LineageDataset, lineage_run, model_version
 from mlflow_plugins.notifications import outbox
 from mlflow_plugins.registration import publishing, records
 from mlflow_plugins.registration.model_metadata import (
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from mlflow_plugins.artifacts.folders import Folder
     from mlflow_plugins.lifecycle.audit import Transition
     from mlflow_plugins.lifecycle.stages import Cause, VersionRow
+    from mlflow_plugins.lineage_events import LineageRun
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 _log: Final = logging.getLogger(__name__)
@@ -332,7 +334,7 @@ class Promotions:
 
         The gates are asked before the lock, because they read files; under it, all must still hold.
         """
-        with self._told_refusals(name, version, cause):
+        with self._told_refusals(name, version, cause), self._lineage(name, version) as lineage:
             for _ in range(_ATTEMPTS):
                 with self._store.sessions() as session:
                     row = self._store.version_row(session, name, version)
@@ -346,6 +348,8 @@ class Promotions:
                     present = read_context(session, model, row, cause)
                     if judged.still_holds(present, production_matters=by_production):
                         because = stages.Cause(present.actor, present.reason, assessment.evidence())
+                        semantic = judged.candidate.semantic_version
+                        lineage.outputs = [LineageDataset(f"models/{name}/production", semantic)]
                         return stages.move(
                             session,
                             model,
@@ -359,6 +363,16 @@ class Promotions:
                 f"changed what they compared it with, {_ATTEMPTS} times. Look at the model's history, then "
                 "promote again."
             )
+
+    @contextmanager
+    def _lineage(self, name: str, version: int | str) -> Iterator[LineageRun]:
+        """Tell a catalogue of lineage of the block's promotion; of a version that is nowhere, nothing."""
+        with self._store.sessions() as session:
+            row = self._store.version_row(session, name, version)
+            candidate = model_version(name, row.version, stages.semantic_version(session, row))
+        with lineage_run(self._store.tenant(), f"promote/{name}") as lineage:
+            lineage.inputs = [candidate]
+            yield lineage
 
     def assess(self, name: str, version: int | str, cause: stages.Cause) -> Assessment:
         """What promoting a version would meet now; changes nothing."""
