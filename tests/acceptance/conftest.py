@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 from support import browser as pages
-from support import forked, properties
+from support import forked
 
 from ai_hub.dev.control import down
 from ai_hub.dev.demo import steps
-from ai_hub.dev.demo.run import run
+from ai_hub.dev.demo.steps import Steps
 from ai_hub.dev.services import select
 
 if TYPE_CHECKING:
@@ -51,25 +51,30 @@ class _Programs:
         return forked.run(command, steps._environment(), self.folder, _DEMO_S)
 
 
+@pytest.fixture
+def forked_steps(stack: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Steps]:
+    """Steps of the demo whose commands are forks, as starting Python for each of them is half of it."""
+    del stack  # its servers are the ones the commands find
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(steps, "_execute", _Programs(steps._execute, tmp_path).execute)
+    yield Steps(Console(markup=False, emoji=False))
+    _stop_service()
+
+
 @pytest.fixture(scope="session")
 def demo(stack: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """The demo, run once; mark tests that use it `timeout(900)`.
-
-    Starting Python for each of its commands is half of it, and all of its meters' weeks take twice as long as
-    the newest: that is for `make test-long`. Else only the first use of each program is a process of its own.
-    """
+    """The demo, run once, which takes minutes; mark tests that use it `long` and `timeout(900)`."""
     del stack  # its servers are the ones the commands find
-    folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        if properties.is_long():
-            subprocess.run([_AI_HUB, "demo"], check=True, timeout=_DEMO_S)
-        else:
-            patch.setattr(steps, "_execute", _Programs(steps._execute, folder).execute)
-            run(Console(markup=False, emoji=False), weeks=16)
-    # its export worker would take the jobs of other tests
-    down(select(["api"]), purge=False, on_wait=lambda: None)
+        patch.chdir(tmp_path_factory.mktemp("demo"))
+        subprocess.run([_AI_HUB, "demo"], check=True, timeout=_DEMO_S)
+    _stop_service()
     return Demo()
+
+
+def _stop_service() -> None:
+    """Its export worker would take the jobs of other tests."""
+    down(select(["api"]), purge=False, on_wait=lambda: None)
 
 
 @pytest.fixture(scope="module")

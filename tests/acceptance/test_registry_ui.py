@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -10,15 +11,21 @@ import mlflow.lightgbm
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from oracles.features import floor_hour
 from playwright.sync_api import expect
 from support.browser import visit
+from support.energy import HOUR, add_meter
 from support.service_server import running_service
 
 from ai_hub import registry
 from ai_hub.access import api_keys
 from ai_hub.access.principal import ALL_SCOPES
+from ai_hub.db import connect
+from ai_hub.db.migrate import migrate
+from ai_hub.db.refresh import refresh
 from ai_hub.db.transactions import transaction
 from ai_hub.dev.demo import drift
+from ai_hub.dev.demo.run import predict
 from ai_hub.forecasting import log, retraining
 from ai_hub.settings import ServiceSettings, Settings
 from mlflow_plugins.gates.comparison import records
@@ -29,6 +36,8 @@ if TYPE_CHECKING:
     from conftest import Demo
     from playwright.sync_api import Browser
     from support.browser import Registry
+
+    from ai_hub.dev.demo.steps import Steps
 
 pytestmark = pytest.mark.browser
 
@@ -59,7 +68,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(stack: dict[str, str], tenant: str, files: Path) -> Model:
-    model = Model(tenant, "load-forecast")
+    return _made(stack, Model(tenant, "load-forecast"), files)
+
+
+def _made(stack: dict[str, str], model: Model, files: Path) -> Model:
+    tenant = model.tenant
     registry.ensure_tenant(tenant)
     uri = stack["MLFLOW_TRACKING_URI"]
     client = mlflow.MlflowClient(uri, uri)
@@ -74,16 +87,40 @@ def model(stack: dict[str, str], tenant: str, files: Path) -> Model:
     return model
 
 
+def test_list_of_models__shows_each_tenant_its_own(
+    aliases_page: Registry, stack: dict[str, str], model: Model, files: Path
+) -> None:
+    other = _made(stack, Model(f"{model.tenant}-b", "heat-forecast"), files)
+    for each in (model, other):
+        aliases_page.open_models(each.tenant)
+        assert aliases_page.model_names() == [each.name]
+
+
 @pytest.mark.timeout(900)
-def test_list_of_models__shows_each_tenant_its_own(demo: Demo, aliases_page: Registry, model: Model) -> None:
+def test_first_half_of_the_demo__ends_with_predictions_of_what_it_promoted(
+    forked_steps: Steps, aliases_page: Registry
+) -> None:
+    """The whole of it, with every week of both tenants, is in `make test-long`."""
+    _, forecasters = predict(forked_steps, floor_hour(datetime.now(UTC)), weeks=16, tenants=["uk-home"])
+    models = ["demand-forecast-electricity", "demand-forecast-gas"]
+    assert sorted(each.model for each in forecasters) == models
+    for each in forecasters:
+        assert registry.production_version("uk-home", each.model).version == int(each.version)
+    aliases_page.open_models("uk-home")
+    assert set(models) <= set(aliases_page.model_names())
+    assert forked_steps.done[-1].title == "Predict with the production models"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_models_of_the_demo__are_those_of_each_tenant(demo: Demo, aliases_page: Registry) -> None:
     forecasts = [f"{kind}-{of}" for kind in ("day-ahead", "demand-forecast") for of in ("electricity", "gas")]
     for tenant in demo.tenants:
         aliases_page.open_models(tenant)
         assert sorted(aliases_page.model_names()) == forecasts
-    aliases_page.open_models(model.tenant)
-    assert aliases_page.model_names() == [model.name]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_model_of_the_demo__shows_its_production_version(demo: Demo, aliases_page: Registry) -> None:
     for tenant in demo.tenants:
@@ -92,6 +129,7 @@ def test_model_of_the_demo__shows_its_production_version(demo: Demo, aliases_pag
         expect(aliases_page.label(version, "production")).to_be_visible()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_model_whose_load_has_changed__was_trained_anew_compared_and_promoted(demo: Demo) -> None:
     del demo
@@ -112,8 +150,39 @@ def test_model_whose_load_has_changed__was_trained_anew_compared_and_promoted(de
     assert meter["value"] / meter["usual"] == pytest.approx(1.6, rel=0.03)
 
 
+@pytest.fixture
+def forecast(stack: dict[str, str], tenant: str) -> str:
+    """A meter with a week of readings and a forecast of two days in the log; returns its name."""
+    migrate(stack["TIMESCALE_DSN"])
+    now, asset = floor_hour(datetime.now(UTC)), "cold-store"
+    add_meter(tenant, asset, "America/Chicago", now, weeks=1, level=3.0, seed=1)
+    refresh()
+    run = log.Run(
+        *(tenant, "day-ahead-electricity", 1, "v1.0.0", "ab" * 32, log.Role.LIVE, now, now),
+        step=HOUR,
+        horizon=48 * HOUR,
+        assets=(asset,),
+        unit="kW",
+    )
+    values = np.full((1, 48), 6.0)
+    with connect() as connection:
+        log.write(connection, run, log.Grid(values, {0.1: values - 1, 0.5: values, 0.9: values + 1}))
+    return asset
+
+
+def test_page_of_forecasts__shows_readings_forecast_and_band(
+    forecast: str, tenant: str, chromium: Browser
+) -> None:
+    _check_page_of_forecasts(chromium, tenant, forecast)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_page_of_forecasts__shows_that_of_the_demo(demo: Demo, chromium: Browser) -> None:
-    tenant = demo.tenants[0]
+    _check_page_of_forecasts(chromium, demo.tenants[0], "electricity-cooled")
+
+
+def _check_page_of_forecasts(chromium: Browser, tenant: str, asset: str) -> None:
     key = str(api_keys.create("page", [tenant], ALL_SCOPES, created_by="test")[1])
     patient = ServiceSettings(database_timeout_s=60, redis_timeout_s=5)
     with running_service(Settings(), patient) as url, visit(chromium, url) as window:
@@ -127,9 +196,9 @@ def test_page_of_forecasts__shows_that_of_the_demo(demo: Demo, chromium: Browser
         page.get_by_label("API key").fill(key)
         page.get_by_role("button", name="List assets").click()
         expect(page.get_by_role("status")).to_contain_text(f"assets of {tenant}.")
-        page.get_by_label("Asset").select_option("electricity-cooled")
+        page.get_by_label("Asset").select_option(asset)
         page.get_by_role("button", name="Show").click()
-        chart = page.get_by_role("img", name="Forecast and actual values of electricity-cooled (kW)")
+        chart = page.get_by_role("img", name=f"Forecast and actual values of {asset} (kW)")
         for part in (".actual", ".forecast", ".band", ".now"):
             expect(chart.locator(part).first).to_be_attached()
         expect(page.get_by_role("status")).to_have_text("48 hours with a forecast.")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 SERVICE = "forecast_advanced"
+TENANTS = ("illinois", "uk-home")
 
 
 @dataclass(frozen=True)
@@ -54,23 +55,35 @@ def run(console: Console, *, weeks: int | None = None) -> list[Forecaster]:
         StepFailedError: a command failed.
     """
     steps = Steps(console)
-    _prepare_databases(steps)
     # one hour for all steps: were it over in between, the newest features would lack its readings
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-    # MLflow starts slowly and is not needed before training
-    with steps.in_background("ai-hub", "up", "--detach"):
-        series = _ingest(steps, hour, weeks)
-        _compute(steps, hour)
-    forecasters = _train(steps, sorted({item.tenant for item in series}))
-    _promote(steps, forecasters)
-    _refuse(steps, forecasters[0])
-    _predict(steps, forecasters)
-    ahead = _forecast(steps, sorted({item.tenant for item in series}))
+    series, forecasters = predict(steps, hour, weeks)
+    ahead = _forecast(steps, TENANTS)
     _serve(steps, forecasters[0], series, hour)
     drift.promote(steps, drift.show(steps, hour))
     _summarize(console, steps, forecasters)
     _show_ahead(console, ahead)
     return forecasters
+
+
+def predict(
+    steps: Steps, hour: datetime, weeks: int | None, tenants: Sequence[str] = TENANTS
+) -> tuple[list[data.DemoSeries], list[Forecaster]]:
+    """The first half: from the meters of these tenants to predictions of their models in production.
+
+    Raises:
+        StepFailedError: a command failed.
+    """
+    _prepare_databases(steps)
+    # MLflow starts slowly and is not needed before training
+    with steps.in_background("ai-hub", "up", "--detach"):
+        series = _ingest(steps, hour, weeks, tenants)
+        _compute(steps, hour)
+    forecasters = _train(steps, tenants)
+    _promote(steps, forecasters)
+    _refuse(steps, forecasters[0])
+    _predict(steps, forecasters)
+    return series, forecasters
 
 
 def _prepare_databases(steps: Steps) -> None:
@@ -80,9 +93,9 @@ def _prepare_databases(steps: Steps) -> None:
     steps.end("TimescaleDB, Redis and S3 are up; MLflow starts beside the next steps")
 
 
-def _ingest(steps: Steps, hour: datetime, weeks: int | None) -> list[data.DemoSeries]:
-    steps.begin("Bring in two tenants' meters and weather")
-    series = data.prepare(now=hour, weeks=weeks)
+def _ingest(steps: Steps, hour: datetime, weeks: int | None, tenants: Sequence[str]) -> list[data.DemoSeries]:
+    steps.begin(f"Bring in meters and weather of {' and '.join(tenants)}")
+    series = [item for item in data.prepare(now=hour, weeks=weeks) if item.tenant in tenants]
     # meters name the weather that they take, which must be there
     for group in (
         [item for item in series if not item.weather_asset],
@@ -128,7 +141,7 @@ def _compute(steps: Steps, hour: datetime) -> None:
     steps.end(f"{rows:,} feature rows computed; three feature services applied and materialized")
 
 
-def _train(steps: Steps, tenants: list[str]) -> list[Forecaster]:
+def _train(steps: Steps, tenants: Sequence[str]) -> list[Forecaster]:
     steps.begin(f"Train forecasts for {' and '.join(tenants)}")
     commands = [["ai-hub", "train", "--tenant", tenant, "--service", SERVICE] for tenant in tenants]
     forecasters = [_forecaster(summary) for answer in steps.json_together(commands) for summary in answer]
@@ -186,7 +199,7 @@ def _predict(steps: Steps, forecasters: list[Forecaster]) -> None:
     steps.end("forecasts from get_online_features and the production versions")
 
 
-def _forecast(steps: Steps, tenants: list[str]) -> list[dict[str, Any]]:
+def _forecast(steps: Steps, tenants: Sequence[str]) -> list[dict[str, Any]]:
     """Train, promote and issue forecasts of two days; what training said of each model."""
     steps.begin("Forecast two days ahead with quantiles, and keep it in the forecast log")
     commands = [["ai-hub", "train", "--tenant", tenant, "--horizon", "48h"] for tenant in tenants]
