@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import secrets
 import threading
 import time
@@ -17,6 +18,7 @@ from feast.types import Float64
 from support.feature_reading import PATIENT, Clock, ask, run
 from support.properties import examples
 
+from ai_hub.features.online import catalog
 from ai_hub.features.online.catalog import RegistryWatcher
 from ai_hub.features.store import open_store
 
@@ -105,6 +107,26 @@ def test_apply_while_features_are_read__old_or_new_and_new_within_a_second(energ
     finally:
         store.apply([], objects_to_delete=objects("old"), partial=False)
     assert sorted(late)[len(late) // 2] < 1.0, late
+
+
+def test_first_state__is_not_searched_for_garbage(energy: Energy) -> None:
+    """A full collection would stop requests for 5 ms."""
+    frozen: list[int] = []
+
+    async def work(reader: FeatureReader) -> None:
+        await ask(reader, energy.main, "1", feature_set="forecast_basic")
+        frozen.append(gc.get_freeze_count())
+
+    catalog._freeze.cache_clear()
+    gc.unfreeze()
+    try:
+        run(work, Clock(energy.now + timedelta(minutes=10)), options=PATIENT)
+        run(work, Clock(energy.now + timedelta(minutes=10)), options=PATIENT)
+    finally:
+        gc.unfreeze()
+    first, second = frozen
+    assert first > 0
+    assert second <= first, "what later states replace is freed"
 
 
 def test_nothing_changes__registry_is_not_read(energy: Energy, monkeypatch: pytest.MonkeyPatch) -> None:
