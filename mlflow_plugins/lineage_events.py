@@ -203,7 +203,7 @@ os.register_at_fork(
 
 def _client() -> Any:
     client = import_module("openlineage.client").OpenLineageClient()
-    # the address of the working folder's git repository, maybe with a password, is nobody's lineage
+    # on demand it sends the address of the git repository, with the password where that has one
     client.config.facets.source_code_location.disabled = True
     return client
 

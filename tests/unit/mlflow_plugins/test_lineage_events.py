@@ -97,9 +97,10 @@ def test_events__have_what_was_done_and_no_text_of_an_error(
 ) -> None:
     git = tmp_path / "repository" / ".git"
     git.mkdir(parents=True)
-    (git / "config").write_text(f'[remote "origin"]\n\turl = https://me:{PASSWORD}@example.org/r.git\n')
+    (git / "config").write_text(f'[remote "origin"]\n\turl = https://me:{PASSWORD}@git.example.org/r.git\n')
     (git / "HEAD").write_text("0123456789012345678901234567890123456789\n")
     monkeypatch.chdir(git.parent)
+    monkeypatch.setenv("OPENLINEAGE__FACETS__SOURCE_CODE_LOCATION__DISABLED", "false")
     with lineage_run("town", "train/m") as run:
         run.inputs = [LineageDataset("rows", "2026-01-01T00:00:00+00:00")]
         run.outputs = [model_version("m", 3, "v1.2.0")]
