@@ -133,6 +133,8 @@ class _Sender:
     def __init__(self) -> None:
         self._queue: Queue[_Event] = Queue(QUEUE_LENGTH)
         self._lost = 0
+        # the client needs it, and a process that ends can no longer import it
+        import_module("concurrent.futures.thread")
         threading.Thread(target=self._send_all, name="lineage events", daemon=True).start()
         atexit.register(self._finish)
 

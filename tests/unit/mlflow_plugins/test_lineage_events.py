@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.receivers import web_server
 
 from mlflow_plugins import lineage_events
 from mlflow_plugins.lineage_events import LineageDataset, lineage_run, model_version
@@ -152,6 +153,14 @@ def test_events__of_tenants_at_once__have_each_their_own_names(
         tenant = event["job"]["namespace"].removeprefix("ai-hub/")
         assert {each["namespace"] for each in event["inputs"] + event["outputs"]} <= {f"ai-hub/{tenant}"}
         assert all(other not in json.dumps(event) for other in tenants if other != tenant)
+
+
+def test_events__of_a_process_that_ends_at_once__arrive() -> None:
+    with web_server() as receiver:
+        done = python(ONE_RUN, OPENLINEAGE_URL=receiver.url)
+        events = [receiver.next("/api/v1/lineage").json["eventType"] for _ in range(2)]
+    assert events == ["START", "COMPLETE"]
+    assert not done.stderr
 
 
 def test_receiver__that_never_answers__costs_nothing_but_a_bounded_wait_at_the_end() -> None:
