@@ -223,10 +223,9 @@ def _check(
             ),
             lambda name: log_weekly_scores(settings, name),
             lambda name: notify_receivers(settings, name),
-            *more,
         )
-        for number, step in enumerate(steps):
-            if number and tenant not in versions:  # the registry does not tell
+        for number, step in enumerate((*more, *steps)):
+            if number > len(more) and tenant not in versions:  # the registry does not tell
                 break
             try:
                 step(tenant)

@@ -39,6 +39,8 @@ def connect(
             autocommit=True,
             application_name=application_name,
             connect_timeout=_CONNECT_TIMEOUT_S,
+            # a server that has vanished is noticed in the same time by who keeps a connection to it
+            tcp_user_timeout=1000 * _CONNECT_TIMEOUT_S,
             prepare_threshold=prepare_threshold(settings),
         )
         _use_utc(connection)

@@ -232,7 +232,8 @@ class LeadErrors(Collector):
         self._scores: dict[str, list[LiveScores]] = {}
 
     def read(self, settings: Settings, tenant: str) -> None:
-        """Read the scores of a tenant."""
+        """Read the scores of a tenant; where that fails, there are none."""
+        self._scores.pop(tenant, None)
         now = datetime.now(UTC)
         with transaction(settings, tenant) as connection:
             self._scores[tenant] = live_scores(
@@ -246,10 +247,6 @@ class LeadErrors(Collector):
     def collect(self) -> Iterable[Metric]:
         """The scores that were read last."""
         labels = ["tenant", "model", "lead_hours"]
-        numbers = {
-            tenant: int.from_bytes(md5(tenant.encode(), usedforsecurity=False).digest()[8:]) % 2**32
-            for tenant in self._scores.copy()
-        }
         error = GaugeMetricFamily(
             "ai_hub_forecast_error_share",
             "Mean absolute error over the mean of what was measured",
@@ -260,8 +257,9 @@ class LeadErrors(Collector):
             "Part by which the error is below that of the best naive forecast",
             labels=labels,
         )
-        for tenant, number in numbers.items():
-            for each in self._scores[tenant]:
+        for tenant, scores in self._scores.copy().items():
+            number = int.from_bytes(md5(tenant.encode(), usedforsecurity=False).digest()[8:]) % 2**32
+            for each in scores:
                 of = [str(number), each.model, each.of]
                 if each.mae_over_mean is not None:
                     error.add_metric(of, each.mae_over_mean)

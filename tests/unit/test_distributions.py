@@ -31,7 +31,7 @@ for name in {modules!r}:
 """
 
 
-@pytest.mark.parametrize("package", [pytest.param("feast_plugins", marks=pytest.mark.long), "mlflow_plugins"])
+@pytest.mark.parametrize("package", sorted(PACKAGES))
 def test_wheel__has_every_file_and_needs_nothing_else_of_the_project(package: str, tmp_path: Path) -> None:
     wheel = build_wheel(package, tmp_path)
     source = tmp_path / package

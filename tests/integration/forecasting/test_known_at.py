@@ -65,8 +65,6 @@ def build(tenant: str, window: Window, known_at: datetime | None = None) -> pd.D
     return found.rows
 
 
-# the model of then, of fewer days, is made always
-@pytest.mark.long
 def test_build__known_at__equals_the_set_of_then_after_everything_has_changed(
     energy: Energy, tenant: str
 ) -> None:

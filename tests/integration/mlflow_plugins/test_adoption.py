@@ -584,8 +584,7 @@ def check_kills(database: str, folder: Path, expected: dict[str, str], steps: It
     assert old_registries.contents(database) == before
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("steps", [(12,), (3, 12, 15)], ids=len)
+@pytest.mark.parametrize("steps", [(12,), pytest.param((3, 12, 15), marks=pytest.mark.long)], ids=len)
 def test_adoption__killed__is_resumed__and_models_load(
     stock_template: Path, tmp_path: Path, steps: tuple[int, ...]
 ) -> None:

@@ -266,8 +266,7 @@ def test_imports__run_with_other_files__is_refused_by_the_server(
     assert answer.status_code == 422
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("kills", [1, 5])
+@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.long)])
 def test_import__server_killed__leaves_one_version_or_none__and_can_be_repeated(
     acme: Tenant,
     other: Tenant,

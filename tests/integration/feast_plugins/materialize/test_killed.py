@@ -19,7 +19,7 @@ from support.registry_servers import FORKS, PRELOADED
 from benchmarks.servers import valkey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from multiprocessing.process import BaseProcess
     from pathlib import Path
 
@@ -40,7 +40,10 @@ def start_process(config: dict[str, Any], start: datetime, end: datetime) -> Bas
 
 
 def materialize(config: dict[str, Any], start: datetime, end: datetime) -> None:
-    FeatureStore(config=RepoConfig(**config)).materialize(start, end)
+    """Materialize, and wait for the end where a third is written."""
+    store = FeatureStore(config=RepoConfig(**config))
+    stop_after(store, ENTITIES // 3, signal.pause)
+    store.materialize(start, end)
 
 
 def wait_until(condition: object, seconds: float = 40) -> None:
@@ -157,7 +160,11 @@ def test_materialize__interrupted__ends_its_query(meters: Lab) -> None:
     wait_until(lambda: sessions(meters.dsn) == 0, 5)
 
 
-def stop_after(store: object, rows: int) -> None:
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def stop_after(store: object, rows: int, stop: Callable[[], None] = interrupt) -> None:
     """Interrupt the store's next materialization once so many rows are written."""
     engine = store._get_provider().batch_engine  # type: ignore[attr-defined]
     materialize = engine.materialize
@@ -171,7 +178,7 @@ def stop_after(store: object, rows: int) -> None:
             nonlocal written
             written += count
             if written >= rows:
-                raise KeyboardInterrupt
+                stop()
 
         def close(self) -> None: ...
 
