@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -70,6 +71,8 @@ class FeatureServiceGate(Gate):
 
 def forget_metrics() -> None:
     """Unset inherited folders of metrics that are gone, or that are another process's of Feast."""
+    if "feast.metrics" in sys.modules:  # they are this one's, and its metrics count in them
+        return
     for name in _METRICS:
         folder = os.environ.get(name)
         if folder and (not Path(folder).is_dir() or Path(folder).name.startswith("feast_metrics_")):

@@ -57,6 +57,10 @@ def test_first_promotion__imports_nothing_that_warming_up_has_not(tmp_path: Path
 def test_folder_of_metrics_that_an_operator_set__stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    own = {name: os.environ.get(name) for name in ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")}
+    forget_metrics()
+    assert all(os.environ.get(name) == folder for name, folder in own.items()), "Feast is imported"
+    monkeypatch.delitem(sys.modules, "feast.metrics")
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     monkeypatch.setenv("PROMETHEUS_MULTIPROCESS_DIR", str(tmp_path / "gone"))
     forget_metrics()
