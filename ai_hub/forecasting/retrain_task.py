@@ -14,7 +14,7 @@ from ai_hub.jobs.queue import Job
 from ai_hub.jobs.worker import DEFAULT_RETRY, RetryStrategy
 from ai_hub.registry.versions import REQUEST_TAG
 from ai_hub.settings import Settings  # of a dataclass
-from mlflow_plugins.lineage_events import lineage_run
+from mlflow_plugins.lineage_events import lineage_run, model_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,24 +113,27 @@ class RetrainAttempt:
             meters = sorted({*_present(connection, version, card), *new_meters(connection, version, card)})
         plan, horizon = recipe(version, card, meters)
         key = str(self.job.job_id)
-        try:
-            with lineage_run(plan.tenant, f"retrain/{plan.model}") as lineage, readable_errors():
-                trained = train_day_ahead(open_store(self.task.settings), plan, horizon, on_step)
-                lease.progress = 0.8
-                on_step("logging to MLflow")
-                logged = log_day_ahead(
-                    plan.tenant,
-                    trained,
-                    register=True,
-                    tags={REQUEST_TAG: key, KEY_TAG: key},
-                    on_logged=on_logged,
-                )
-                describe_training(lineage, plan.model, trained.source, logged)
-        except ConflictError:
-            # what a killed attempt had asked for was done meanwhile
-            if (result := self.result()) is None:
-                raise
-            return result
+        with lineage_run(plan.tenant, f"retrain/{plan.model}") as lineage:
+            try:
+                with readable_errors():
+                    trained = train_day_ahead(open_store(self.task.settings), plan, horizon, on_step)
+                    lease.progress = 0.8
+                    on_step("logging to MLflow")
+                    logged = log_day_ahead(
+                        plan.tenant,
+                        trained,
+                        register=True,
+                        tags={REQUEST_TAG: key, KEY_TAG: key},
+                        on_logged=on_logged,
+                    )
+            except ConflictError:
+                # what a killed attempt had asked for was done meanwhile
+                if (result := self.result()) is None:
+                    raise
+                # its rows are not those of this attempt
+                lineage.outputs = [model_version(plan.model, result["version"], result["semantic_version"])]
+                return result
+            describe_training(lineage, plan.model, trained.source, logged)
         result = self.result()
         assert result is not None  # noqa: S101  # was registered
         return result

@@ -28,6 +28,7 @@ from ai_hub.jobs import queue
 from ai_hub.jobs.worker import Worker
 from ai_hub.registry.versions import REQUEST_TAG
 from ai_hub.settings import Settings
+from mlflow_plugins import lineage_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -234,8 +235,15 @@ def test_answer_that_is_lost__is_asked_for_again_without_a_second_version(
         return register(*given)
 
     monkeypatch.setattr(day_ahead_tracking, "register_model", twice)
+    told: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(
+        lineage_events,
+        "_send",
+        lambda run, state, _: told.append((state, [each.name for each in run.outputs])),
+    )
     assert canned.work(request_id) == "completed"
-    assert len(canned.versions(request_id)) == 1
+    (version,) = canned.versions(request_id)
+    assert told == [("START", []), ("COMPLETE", [f"models/{canned.model}/{version.version}"])]
 
 
 def die(*_: Any) -> None:
