@@ -189,7 +189,10 @@ def test_mlflow__runs_as_in_the_embedded_stack() -> None:
         *("MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"),
         *("MLFLOW_AUTH_CONFIG_PATH", "MLFLOW_AUTH_ADMIN_PASSWORD", mlflow_server.SECRET_KEY),
         *("AI_HUB_DELEGATES", "AI_HUB_MLFLOW_ASSISTANT"),
-        *(f"OPENLINEAGE_{name}" for name in ("URL", "ENDPOINT", "API_KEY", "NAMESPACE", "DISABLED")),
+        *(
+            f"OPENLINEAGE_{name}"
+            for name in ("URL", "ENDPOINT", "API_KEY", "_TRANSPORT", "NAMESPACE", "DISABLED")
+        ),
         *_NOTIFY,
     }
     assert (
