@@ -2,7 +2,7 @@
 
 Off, and nothing is imported, unless OpenLineage's own client is configured by variables of the environment. A
 thread sends events behind the work: a receiver that is slow or down costs the work nothing, and a process
-that ends at most `EXIT_S`. Events that are lost are counted in the log.
+that ends at most `EXIT_S`, beside the import of the client. Events that are lost are counted in the log.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -101,6 +101,7 @@ def lineage_run(tenant: str, job: str, *, at_once: bool = True) -> Iterator[Line
         yield run
     except BaseException as error:
         run.error = type(error).__name__
+        run.outputs = []  # it was to make them
         raise
     finally:
         if at_once or not run.is_void:
@@ -112,6 +113,12 @@ def lineage_run(tenant: str, job: str, *, at_once: bool = True) -> Iterator[Line
 def flush(timeout_s: float) -> bool:
     """Wait until every event is sent or lost; False: some are neither after `timeout_s`."""
     return not is_on() or (sender := _the_sender()) is None or sender.flush(timeout_s)
+
+
+def finish() -> None:
+    """Send what waits and count what is lost, as at the end of a process; for one that a signal ends."""
+    if _sender.cache_info().currsize and (sender := _the_sender()) is not None:
+        sender.finish()
 
 
 def _send(run: LineageRun, state: str, at: datetime) -> None:
@@ -131,12 +138,15 @@ class _Sender:
     """A queue of events, and the thread that sends them."""
 
     def __init__(self) -> None:
-        self._queue: Queue[_Event] = Queue(QUEUE_LENGTH)
+        #: a number: the client is to be closed, until this time of the monotonic clock
+        self._queue: Queue[_Event | float] = Queue(QUEUE_LENGTH)
         self._lost = 0
+        self._client: Any = None
+        self._is_closed = False
         # the client needs it, and a process that ends can no longer import it
         import_module("concurrent.futures.thread")
         threading.Thread(target=self._send_all, name="lineage events", daemon=True).start()
-        atexit.register(self._finish)
+        atexit.register(self.finish)
 
     def put(self, event: _Event) -> None:
         try:
@@ -149,17 +159,42 @@ class _Sender:
         with done:
             return done.wait_for(lambda: not self._queue.unfinished_tasks, timeout_s)
 
+    def finish(self) -> None:
+        atexit.unregister(self.finish)
+        if self._queue.unfinished_tasks:
+            with suppress(Exception):  # the thread says it
+                _import_client()  # on a machine with much to do it takes longer than `EXIT_S`
+        until = time.monotonic() + EXIT_S
+        is_queue_empty = self.flush(EXIT_S)
+        lost = self._lost + self._queue.unfinished_tasks
+        if is_queue_empty:
+            self._queue.put(until)
+            self.flush(until - time.monotonic())
+        if lost := lost + self._unsent():
+            _log.warning("%d lineage events were lost: the receiver did not take them in time.", lost)
+        elif self._client is not None and not self._is_closed:
+            _log.warning("OpenLineage's client was not done in time: it may have lost lineage events.")
+
+    def _unsent(self) -> int:
+        """Events that the transport `async_http` has taken into a queue of its own, and has not sent."""
+        if self._client is None:
+            return 0
+        stats: dict[str, int] = getattr(self._client.transport, "get_stats", dict)()
+        return stats.get("pending", 0) + stats.get("failed", 0)
+
     def _send_all(self) -> None:
-        client = None
         rests_until = 0.0
         while True:
             event = self._queue.get()
             try:
-                if time.monotonic() < rests_until:
+                if isinstance(event, float):
+                    if self._client is not None:
+                        self._is_closed = self._client.close(max(0.0, event - time.monotonic()))
+                elif time.monotonic() < rests_until:
                     self._lost += 1
                 else:
-                    client = client or _client()
-                    client.emit(_run_event(event))
+                    self._client = self._client or _client()
+                    self._client.emit(_run_event(event))
             except Exception as error:  # noqa: BLE001  # whatever a transport raises, the work goes on
                 self._lost += 1
                 rests_until = time.monotonic() + COOLDOWN_S
@@ -172,11 +207,6 @@ class _Sender:
                 )
             finally:
                 self._queue.task_done()
-
-    def _finish(self) -> None:
-        self.flush(EXIT_S)
-        if lost := self._lost + self._queue.unfinished_tasks:
-            _log.warning("%d lineage events were lost: the receiver did not take them in time.", lost)
 
 
 def _the_sender() -> _Sender | None:
@@ -203,16 +233,35 @@ os.register_at_fork(
 )
 
 
+class _WithoutValues(logging.Handler):
+    """Says what OpenLineage's client logs without the values, which may be addresses and keys."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[0] if record.exc_info else None
+        text = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
+        _log.log(record.levelno, "OpenLineage's client: %s%s", text, f" ({error.__name__})" if error else "")
+
+
+def _import_client() -> tuple[Any, Any, Any]:
+    names = ("openlineage.client", "openlineage.client.event_v2", "openlineage.client.facet_v2")
+    client, events, facets = map(import_module, names)
+    return client, events, facets
+
+
 def _client() -> Any:
-    client = import_module("openlineage.client").OpenLineageClient()
+    if not os.environ.get("OPENLINEAGE_CLIENT_LOGGING"):
+        logger = logging.getLogger("openlineage")
+        logger.handlers, logger.propagate = [_WithoutValues(logging.WARNING)], False
+        # of the transport `async_http`
+        logging.getLogger("httpx2").setLevel(logging.WARNING)
+    client = _import_client()[0].OpenLineageClient()
     # on demand it sends the address of the git repository, with the password where that has one
     client.config.facets.source_code_location.disabled = True
     return client
 
 
 def _run_event(event: _Event) -> Any:
-    v2 = import_module("openlineage.client.event_v2")
-    facets = import_module("openlineage.client.facet_v2")
+    _, v2, facets = _import_client()
     run = event.run
     namespace = f"{os.environ.get('OPENLINEAGE_NAMESPACE') or 'ai-hub'}/{run.tenant}"
 

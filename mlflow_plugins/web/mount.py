@@ -8,6 +8,7 @@ forge, and for browsers that do not send it, `Origin` against `Host`.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,7 @@ from mlflow.telemetry.client import set_telemetry_client
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, PlainTextResponse
 
+from mlflow_plugins import lineage_events
 from mlflow_plugins.errors import forbidden
 from mlflow_plugins.gates.policy import gate_class, gate_names
 
@@ -55,7 +57,8 @@ class Mount:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan."""
-        await self._choose(scope)(scope, receive, send)
+        of_server = scope["type"] == "lifespan"
+        await self._choose(scope)(scope, receive, _after_events(send) if of_server else send)
 
     def _choose(self, scope: Scope) -> ASGIApp:
         kind = scope["type"]
@@ -75,6 +78,17 @@ class Mount:
                 if path == page or path.startswith(below):
                     return app
         return self._rest
+
+
+def _after_events(send: Send) -> Send:
+    """Let lineage events go before the server has shut down: then SIGTERM ends the process at once."""
+
+    async def finish_and_send(message: Message) -> None:
+        if message["type"].startswith("lifespan.shutdown."):
+            await asyncio.to_thread(lineage_events.finish)
+        await send(message)
+
+    return finish_and_send
 
 
 #: Where MLflow's assistant answers; its tools run on the server's machine.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 from datetime import datetime
@@ -63,6 +64,9 @@ def _with_events(
         patch.setenv("OPENLINEAGE_URL", receiver.url)
         with client_of_its_own():
             yield
+        # OpenLineage's client writes the address there, too
+        for name in [each for each in os.environ if each.startswith("OPENLINEAGE__TRANSPORT__TRANSPORTS__")]:
+            del os.environ[name]
 
 
 def call(*arguments: str, fails: int = 0) -> Any:

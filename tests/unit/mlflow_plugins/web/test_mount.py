@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mlflow_plugins import lineage_events
 from mlflow_plugins.web.mount import Mount
 
 
@@ -55,3 +56,22 @@ def test_mount__hands_on_by_the_beginning_of_the_path(
 
     asyncio.run(mount(scope, nothing, nothing))
     assert answered == [expected]
+
+
+def test_shutdown__is_complete_when_lineage_events_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    monkeypatch.setattr(lineage_events, "finish", lambda: steps.append("events"))
+
+    async def mlflow(scope: Any, receive: Any, send: Any) -> None:
+        del scope, receive
+        for step in ("startup", "shutdown"):
+            await send({"type": f"lifespan.{step}.complete"})
+
+    async def send(message: Any) -> None:
+        steps.append(message["type"])
+
+    async def receive() -> Any:
+        return None
+
+    asyncio.run(Mount(mlflow, {}, {}, {})({"type": "lifespan"}, receive, send))
+    assert steps == ["lifespan.startup.complete", "events", "lifespan.shutdown.complete"]
