@@ -95,7 +95,8 @@ class _Version:
     def recipe(self) -> tuple[Any, ...]:
         """What decides what it is when it is fitted anew."""
         weeks = round(self.trained / WEEK)
-        return self.loaded.card.feature_service, self.loaded.model.recipe, self.assets, weeks
+        loaded = self.loaded
+        return loaded.card.feature_service, loaded.model.recipe, loaded.horizon, self.assets, weeks
 
     def lacks(self, other: _Version) -> list[str]:
         """Meters of another version that it does not forecast."""
@@ -153,17 +154,17 @@ def compare_with_production(
             hint=f"`ai-hub models --tenant {tenant} --model {model}` shows what is there.",
         )
     both = _versions(challenger, production)
-    plan = _planned(challenger, production, weeks, shadow_days)
+    plan = _planned(challenger, production, weeks, shadow_days, now)
     if plan is None:
         plan = Plan(
             planned_at=now, look_at=now + timedelta(days=shadow_days), weeks=weeks, shadow_days=shadow_days
         )
         if shadow_days:
-            _check_recipes(both, plan.look_at - weeks * WEEK, plan.look_at)
+            _check_recipes(both, *_span(both[1], plan, now))
             _note(challenger, production, plan_tag(production.version), plan.model_dump_json())
     if now < plan.look_at:
         return plan
-    start, end = _span(both[1], plan)
+    start, end = _span(both[1], plan, now)
     _check_recipes(both, start, end)
     replayed = _replay(settings, both, (start, end), on_step)
     paired, left_out, missed = _paired(replayed, both, weeks)
@@ -219,19 +220,24 @@ def _note(challenger: ModelVersion, production: ModelVersion, tag: str, text: st
         ) from error
 
 
-def _planned(challenger: ModelVersion, production: ModelVersion, weeks: int, shadow_days: int) -> Plan | None:
-    """The plan that was noted."""
+def _planned(
+    challenger: ModelVersion, production: ModelVersion, weeks: int, shadow_days: int, now: datetime
+) -> Plan | None:
+    """The plan that was noted; when its time has come, with fewer weeks if so many cannot be compared."""
     text = challenger.tags.get(plan_tag(production.version))
     if not text:
         return None
     plan = read_plan(text)
-    if plan is None or (plan.weeks, plan.shadow_days) != (weeks, shadow_days):
+    # fewer weeks that are chosen before an error was looked at choose no result
+    may_be_fewer = plan is not None and now >= plan.look_at and weeks < plan.weeks
+    if plan is None or plan.shadow_days != shadow_days or (plan.weeks != weeks and not may_be_fewer):
         noted = f"--weeks {plan.weeks} --shadow-days {plan.shadow_days}" if plan else "something unreadable"
         raise ConflictError(
             f"The look at {_label(challenger)} and {_label(production)} was planned with {noted}.",
-            hint="It is fixed before anybody knows what comes of it: give the same options.",
+            hint="It is fixed before anybody knows what comes of it: give the same options. From the time of "
+            "the look on --weeks may be fewer, if so many cannot be compared.",
         )
-    return plan
+    return plan.model_copy(update={"weeks": weeks})
 
 
 def _versions(challenger: ModelVersion, production: ModelVersion) -> tuple[_Version, _Version]:
@@ -285,21 +291,32 @@ def _version(version: ModelVersion) -> _Version:
     return _Version(loaded, trained_from, trained_until, assets_of(loaded))
 
 
-def _span(production: _Version, plan: Plan) -> tuple[datetime, datetime]:
+def _span(production: _Version, plan: Plan, now: datetime) -> tuple[datetime, datetime]:
     """Start and end of the targets: as far back as there are the weeks of the plan, without those with gaps.
 
-    A planned look ends when it was planned for, so that it takes the same weeks whenever it is made.
+    A planned look ends when it was planned for, so that it takes the same weeks whenever it is made. Before
+    that time, hours that are still to come count as if they were measured.
     """
-    tenant, assets = production.loaded.version.tenant, production.assets
-    end = end_of_data(tenant, assets)
-    if plan.shadow_days:
-        end = min(end, plan.look_at - (plan.look_at - EPOCH) % HOUR)
-    hours = hours_by_week(tenant, assets, end, _REACH * plan.weeks)
-    enough = LEAST_SHARE * len(assets) * (WEEK // HOUR)
-    counted = [week for week, measured in enumerate(hours) if measured >= enough][: plan.weeks]
+    end, reach = plan.look_at - (plan.look_at - EPOCH) % HOUR, _REACH * plan.weeks
+    if now >= plan.look_at:
+        measured_until = end_of_data(production.loaded.version.tenant, production.assets)
+        end = min(end, measured_until) if plan.shadow_days else measured_until
+    counted = _counted(production, end, reach)[: plan.weeks]
     if len(counted) < _needed(plan.weeks):
-        raise _too_few(plan.weeks, len(counted), f"{len(hours)} weeks before {end:%Y-%m-%d}", "measured")
+        what = "measured" if now >= plan.look_at else "measured or still to come"
+        raise _too_few(plan.weeks, len(counted), f"{reach} weeks before {end:%Y-%m-%d}", what)
     return end - (counted[-1] + 1) * WEEK, end
+
+
+def _counted(production: _Version, end: datetime, weeks: int) -> list[int]:
+    """Which of the weeks before `end` have enough hours; 0 is the last. Hours to come count as measured."""
+    tenant, assets = production.loaded.version.tenant, production.assets
+    to_come, enough = end - end_of_data(tenant, assets), LEAST_SHARE * len(assets) * (WEEK // HOUR)
+    return [
+        week
+        for week, hours in enumerate(hours_by_week(tenant, assets, end, weeks))
+        if hours + len(assets) * (min(max(to_come - week * WEEK, timedelta()), WEEK) // HOUR) >= enough
+    ]
 
 
 def _needed(weeks: int) -> int:
@@ -331,7 +348,7 @@ def _check_recipes(both: tuple[_Version, _Version], start: datetime, end: dateti
 def _ways_out(both: tuple[_Version, _Version], end: datetime) -> str:
     """Which weeks tell two versions of one recipe apart."""
     horizon = both[1].loaded.horizon
-    later = (end - both[1].trained_until - horizon) // WEEK
+    later = len(_counted(both[1], end, max((end - both[1].trained_until - horizon) // WEEK, 0)))
     known = (
         f"Take --weeks {later}, all after the training of the one in production. "
         if later >= FEWEST_WEEKS

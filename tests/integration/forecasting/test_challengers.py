@@ -181,6 +181,10 @@ def test_weeks_with_gaps_are_left_out_and_others_are_looked_for_further_back(
             )
     refresh()
     model = a_pair(energy, own, seen=False, weeks=7)
+    # of the seven that production has not seen
+    with pytest.raises(ConflictError, match="has the recipe") as refused:
+        look(own, model, weeks=6)
+    assert "Take --weeks 5, all after the training" in str(refused.value.hint)
     found = look(own, model)
     assert isinstance(found, Record)
     assert (found.start, found.end, found.weeks) == (energy.now - 7 * WEEK, energy.now, WEEKS)
@@ -235,6 +239,12 @@ def test_two_versions_of_one_recipe_that_have_seen_the_weeks_are_not_looked_at(
     with pytest.raises(ConflictError, match="has the recipe") as refused:
         look(tenant, model, weeks=6)
     assert "Take --weeks 5, all after the training" in str(refused.value.hint)
+    # one that looks further ahead has another recipe
+    further = register_day_ahead(
+        tenant, METERS, model=model, leads=72, trained=(energy.now - TRAINED, energy.now)
+    )
+    both = challengers._versions(*(get_version(tenant, model, str(each)) for each in (further, 1)))
+    challengers._check_recipes(both, energy.now - 6 * WEEK, energy.now)
 
 
 def test_two_versions_that_are_fitted_to_the_same_are_not_looked_at(energy: Energy, tenant: str) -> None:
@@ -286,6 +296,37 @@ def test_the_weeks_of_a_planned_look_are_those_of_its_plan(energy: Energy, tenan
     assert isinstance(found, Record)
     # whole hours, three days before the newest one
     assert (found.start, found.end) == (energy.now - 3 * DAY - 4 * WEEK, energy.now - 3 * DAY)
+
+
+def test_a_plan_takes_weeks_that_there_will_be_and_fewer_if_they_do_not_come(
+    energy: Energy, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spans: list[tuple[datetime, datetime]] = []
+
+    def looked(_settings: Any, _both: Any, span: tuple[datetime, datetime], _on_step: Any) -> Any:
+        spans.append(span)
+        raise LookupError
+
+    monkeypatch.setattr(challengers, "_replay", looked)
+    model = a_pair(energy, tenant, seen=False)
+    register_day_ahead(tenant, METERS, model=model, trained=(energy.now - 10 * WEEK, energy.now))
+    # 16 weeks were measured, and two are to come
+    with pytest.raises(BadInputError, match=r"18 have at least 50% .*measured or still to come; it takes 19"):
+        look(tenant, model, weeks=19, shadow_days=14, now=energy.now)
+    assert plan_tag(1) not in get_version(tenant, model, "3").tags
+    planned = look(tenant, model, weeks=18, shadow_days=14, now=energy.now)
+    assert look(tenant, model, weeks=18, shadow_days=14, now=energy.now) == planned
+    # they have not come
+    then = energy.now + 2 * WEEK
+    with pytest.raises(BadInputError, match="16 have at least 50% of their hours measured; it takes 18"):
+        look(tenant, model, weeks=18, shadow_days=14, now=then)
+    for weeks, days, at in ((19, 14, then), (16, 7, then), (16, 14, then - HOUR)):
+        with pytest.raises(ConflictError, match="was planned with --weeks 18 --shadow-days 14"):
+            look(tenant, model, weeks=weeks, shadow_days=days, now=at)
+    assert spans == []
+    with pytest.raises(LookupError):
+        look(tenant, model, weeks=16, shadow_days=14, now=then)
+    assert spans == [(energy.now - 16 * WEEK, energy.now)]
 
 
 def test_a_challenger_that_forecasts_less_is_refused_or_it_is_said(
