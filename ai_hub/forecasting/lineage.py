@@ -345,7 +345,7 @@ def _gaps(
         gaps.append(f"only the newest {MOST_IMPORTS:,} imports are listed")
     present = connection.execute(
         "SELECT asset_id, coalesce(weather_asset_id, 'their own'), weather_since AT TIME ZONE 'UTC',"
-        " coalesce(weather_since > greatest(%s, created_at), weather_asset_id IS NOT NULL)"
+        " coalesce(weather_since > %s, weather_asset_id IS NOT NULL)"
         " FROM assets WHERE tenant_id = %s AND asset_id = ANY (%s)",
         [known_at, tenant, list(assets)],
     ).fetchall()
@@ -534,7 +534,7 @@ def of_asset(
         NotFoundError: the tenant has no such asset.
     """
     row = connection.execute(
-        "SELECT now() FROM assets WHERE tenant_id = %s AND asset_id = %s", [tenant, asset]
+        "SELECT now(), created_at FROM assets WHERE tenant_id = %s AND asset_id = %s", [tenant, asset]
     ).fetchone()
     if row is None:
         raise NotFoundError(
@@ -543,8 +543,8 @@ def of_asset(
         )
     start, end = (datetime(year, 1, 1, tzinfo=UTC) for year in (1, 9999))
     imports, without_file = imports_used(connection, tenant, [asset], start=start, end=end, known_at=row[0])
-    # its weather is that of all times
-    gaps = _gaps(connection, tenant, [asset], (imports, without_file), known_at=start)
+    # its weather is that of all times since it was added
+    gaps = _gaps(connection, tenant, [asset], (imports, without_file), known_at=row[1])
     return Lineage(
         imports,
         without_file,

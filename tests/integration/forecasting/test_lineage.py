@@ -349,6 +349,17 @@ def test_forecast__is_traced_to_the_weather_that_was_forecast_for_it(
             "UPDATE assets SET weather_asset_id = 'station' WHERE tenant_id = %s AND asset_id = 'meter'",
             [tenant],
         )
+        # as if it had been removed after the forecast, and added again
+        connection.execute(
+            "UPDATE assets SET created_at = %(at)s, weather_since = %(at)s"
+            " WHERE tenant_id = %(tenant)s AND asset_id = 'meter'",
+            {"at": run.known_at + HOUR, "tenant": tenant},
+        )
+    with connect() as connection, as_tenant(connection, tenant):
+        back = lineage.of_forecast(connection, run, version)
+        assert sum("(station since 20" in gap for gap in back.gaps) == 2
+        assert lineage.of_asset(connection, tenant, "meter", []).gaps == []
+    with connect() as connection:
         connection.execute("UPDATE assets SET weather_since = NULL WHERE tenant_id = %s", [tenant])
     with connect() as connection, as_tenant(connection, tenant):
         assert "(station since nobody knows when)" in str(
