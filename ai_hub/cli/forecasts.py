@@ -146,6 +146,7 @@ def _follow(issuer: Issuer, interval: float, errors_by_lead: LeadErrors) -> None
     from ai_hub.cli.jobs import interruptible
 
     said: list[str] = []
+    waiting: list[str] = []
     next_check = 0.0
     with interruptible() as stop:
         while not stop.is_set():
@@ -163,7 +164,8 @@ def _follow(issuer: Issuer, interval: float, errors_by_lead: LeadErrors) -> None
                         say(f"{each.tenant}: {finding}")
                     for finding in each.resolved:
                         say(f"{each.tenant}: resolved: {finding}")
-                for line in _proposal_lines(proposals):
+                waited, waiting = waiting, [f"{p.tenant}: {each}" for p in proposals for each in p.waiting]
+                for line in (*_proposal_lines(proposals), *(each for each in waiting if each not in waited)):
                     say(line)
             problems = [*notes, *(" ".join(str(explain(error)).split()) for error in errors)]
             for problem in problems:

@@ -397,8 +397,12 @@ def _judge_all(
     settled = settled_before(settings, now)
     stored = find(connection, tenant, only_open=True)
     opened: dict[str, dict[Kind, date]] = defaultdict(dict)
-    # while the registry does not tell, that of the newest finding
-    versions = models if models is not None else {each.model: each.version for each in stored[::-1]}
+    # while the registry does not tell, that of the newest finding that has one
+    versions = (
+        {each.model: each.version for each in stored[::-1] if each.version is not None}
+        if models is None
+        else models
+    )
     judged: dict[tuple[str, Kind], ModelFinding | None] = {}
     for each in stored:
         opened[each.model][each.kind] = each.since.date()

@@ -223,18 +223,25 @@ WHERE tenant_id = %(tenant)s AND (%(model)s::text IS NULL OR model = %(model)s)
 ORDER BY proposed_at DESC, request_id LIMIT %(limit)s
 """  # noqa: S608  # constants
 _ONE: Final = f"SELECT {_COLUMNS} FROM retrain_requests WHERE tenant_id = %s AND request_id = %s"  # noqa: S608
+_IS_COOLING: Final = "status IN ('rejected', 'completed', 'failed') AND ended_at > %(cooled_since)s"
 # One open request a model; none while the last one that was decided is young, unless somebody asks.
 _PROPOSE: Final = f"""
 INSERT INTO retrain_requests (tenant_id, model, version, semantic_version, evidence)
 SELECT %(tenant)s, %(model)s, %(version)s, %(semantic_version)s, %(evidence)s
 WHERE NOT EXISTS (
     SELECT FROM retrain_requests
-    WHERE tenant_id = %(tenant)s AND model = %(model)s AND status IN ('rejected', 'completed', 'failed')
-        AND ended_at > %(cooled_since)s
+    WHERE tenant_id = %(tenant)s AND model = %(model)s AND {_IS_COOLING}
 )
 ON CONFLICT (tenant_id, model) WHERE status IN ('proposed', 'approved') DO NOTHING
 RETURNING {_COLUMNS}
 """  # noqa: S608  # constants
+# Nothing can be proposed then; a proposal of another version is withdrawn first.
+_HOLDS: Final = f"""
+SELECT FROM retrain_requests
+WHERE tenant_id = %(tenant)s AND model = %(model)s
+    AND (status = 'approved' OR status = 'proposed' AND version = %(version)s OR {_IS_COOLING})
+LIMIT 1
+"""  # constants
 _DECIDE: Final = f"""
 UPDATE retrain_requests
 SET status = %(status)s, decided_by = %(by)s, decided_at = now(), reason = %(reason)s,
@@ -558,6 +565,9 @@ def _look(
 ) -> _Look:
     """What the database says; who is a new meter the registry says, too."""
     look = _Look(version, candidate, _new_meters(connection, version))
+    policy = find_policy(connection, version.tenant, version.model)
+    values: dict[str, Any] = {"tenant": version.tenant, "model": version.model, "version": version.version}
+    values["cooled_since"] = now - policy.cooldown_days * _DAY
     of_version = (version.model, version.version, findings.Kind.ERROR)
     for finding in findings.find(connection, version.tenant, only_open=True):
         # one of another version says nothing of this one
@@ -571,9 +581,11 @@ def _look(
             "since": finding.since.isoformat(),
             **finding.detail,
         }
+        if connection.execute(_HOLDS, values).fetchone() is not None:
+            continue  # half a year of readings, for evidence that nobody would see
         if drifted := _drifted(connection, settings, version, finding, now):
             look.evidence[Cause.DRIFT] = {"count": len(drifted), "meters": drifted[:_NAMED]}
-    limit = find_policy(connection, version.tenant, version.model).max_age_days
+    limit = policy.max_age_days
     if (days := (now - version.registered_at) // _DAY) > limit:
         trained_at = version.registered_at.isoformat()
         if candidate and (now - candidate.registered_at) // _DAY <= limit:

@@ -163,6 +163,15 @@ def test_findings__while_the_registry_does_not_answer__are_of_models_that_have_o
     spoil(connection, tenant, 7, 2)
     (finding,) = check(settings, tenant).new
     assert check_models(settings, tenant, in_production=fail, now=PRESENT).open == [finding]
+    # a newer one that is of no version says nothing of which
+    connection.execute(
+        "INSERT INTO model_findings (tenant_id, model, kind, since, detail, detected_at)"
+        " VALUES (%s, %s, 'stale', now(), '{}', now() + INTERVAL '1 hour')",
+        [tenant, finding.model],
+    )
+    still = check_models(settings, tenant, in_production=fail, now=PRESENT).open
+    assert [each.version for each in still if each.kind is finding.kind] == [3]
+    connection.execute("DELETE FROM model_findings WHERE tenant_id = %s AND kind = 'stale'", [tenant])
     spoil(connection, tenant, 7, 0.5)
     (resolved,) = check_models(settings, tenant, in_production=fail, now=PRESENT).resolved
     assert resolved.model == "ahead"

@@ -31,6 +31,7 @@ from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from uuid import UUID
 
     from psycopg import Connection
 
@@ -120,6 +121,11 @@ def test_error__is_proposed_with_its_finding(
     assert propose(settings, other) == Proposals(other)
 
 
+def only_open(connection: Connection[Any], owner: str) -> UUID:
+    (request,) = retraining.find_all(connection, owner, status=Status.PROPOSED)
+    return request.request_id
+
+
 def read(connection: Connection[Any], owner: str, factor: float) -> dict[str, list[float]]:
     """Store readings of 27 weeks and three days; by meter, those by hour, the newest first.
 
@@ -144,7 +150,12 @@ def read(connection: Connection[Any], owner: str, factor: float) -> dict[str, li
 
 
 def test_drift__is_proposed_with_an_error_and_never_alone(
-    connection: Connection[Any], settings: Settings, database: str, tenant: str, other: str
+    connection: Connection[Any],
+    settings: Settings,
+    database: str,
+    tenant: str,
+    other: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loads = read(connection, tenant, 1.6)
     read(connection, other, 1)
@@ -172,6 +183,21 @@ def test_drift__is_proposed_with_an_error_and_never_alone(
     }
     assert "the load of 1 meters has changed: a 16, usually 10" in str(request)
     assert only(propose(settings, other)).causes == [Cause.ERROR]
+    # it is not looked for where nothing can be proposed
+    with monkeypatch.context() as patch:
+        patch.setattr(retraining, "_drifted", lambda *_: pytest.fail("looked"))
+        assert propose(settings, tenant) == Proposals(tenant)
+        retraining.approve(connection, other, only_open(connection, other), by="ann")
+        assert propose(settings, other) == Proposals(other)
+    # one of another version is withdrawn
+    promoted(connection, tenant, 4, 4)
+    outcome = propose(settings, tenant, version=4)
+    assert [each.request_id for each in outcome.withdrawn] == [request.request_id]
+    assert only(outcome).causes == [Cause.ERROR, Cause.DRIFT]
+    with monkeypatch.context() as patch:
+        patch.setattr(retraining, "_drifted", lambda *_: pytest.fail("looked"))
+        retraining.reject(connection, tenant, only_open(connection, tenant), by="ann", reason="no")
+        assert propose(settings, tenant, version=4) == Proposals(tenant)
 
 
 @pytest.mark.parametrize(("days", "causes"), [(180, []), (181, [Cause.AGE])])

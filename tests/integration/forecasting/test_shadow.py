@@ -27,6 +27,7 @@ from ai_hub.forecasting import issue_history, log, production
 from ai_hub.forecasting.accuracy import LeadErrors, accuracy
 from ai_hub.forecasting.log import Role
 from ai_hub.forecasting.production import Issuer
+from ai_hub.forecasting.retraining import Cause, Proposals, Waiting
 from ai_hub.registry.versions import get_version
 from ai_hub.settings import Settings
 
@@ -212,12 +213,16 @@ def test_a_follower_looks_for_live_issues_between_shadows(monkeypatch: pytest.Mo
     stop = threading.Event()
     told: list[str] = []
     monkeypatch.setattr(jobs, "interruptible", lambda: nullcontext(stop))
-    monkeypatch.setattr(forecasts, "_check", lambda *_: ([], [], []))
+    # said once, however often it is checked
+    proposals = Proposals("t", waiting=[Waiting("t", "ahead", 2, None, [Cause.AGE])])
+    monkeypatch.setattr(forecasts, "_CHECK_S", 0)
+    monkeypatch.setattr(forecasts, "_check", lambda *_: ([], [proposals], []))
     monkeypatch.setattr(forecasts, "say", told.append)
     follower: Any = Follower()
     forecasts._follow(follower, 0.05, LeadErrors())
     assert order == ["look", "shadow", "look", "shadow"]
     assert told == [
+        f"t: {proposals.waiting[0]}",
         *("shadow 2 is made", "shadow 1 is made"),
         *("1 forecasts in shadow are not made", "stopped"),
     ]
