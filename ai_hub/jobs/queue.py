@@ -255,13 +255,16 @@ def renew_with_retry(settings: Settings, job: Job, progress: float = 0) -> bool 
     return renew(settings, job, progress)
 
 
-@_through_outage
 def requeue(settings: Settings, job: Job, *, pause_s: float = 0, counted: bool = True) -> bool:
     """Let it be acquired again after a pause; False if another worker has it.
 
     Unless `counted`, this attempt is none of those that a job may have.
     """
     return _update(settings, _REQUEUE, job, pause=pause_s, uncounted=int(not counted)) is not None
+
+
+#: Requeues, retrying through an outage of the database.
+requeue_with_retry: Final = _through_outage(requeue)
 
 
 @_through_outage
@@ -367,10 +370,10 @@ def take_orphaned(settings: Settings, kinds: Sequence[str]) -> Job | None:
     return _one(settings, _TAKE_ORPHANED, {"kinds": list(kinds)})
 
 
-def complete_late(settings: Settings, job: Job, result: dict[str, Any]) -> None:
-    """What this failed job was to do was done all the same; unless it was acquired again since."""
+def complete_late(settings: Settings, job: Job, result: dict[str, Any]) -> bool:
+    """What this failed job was to do was done all the same; False if it was acquired again since."""
     with transaction(settings) as connection:
-        connection.execute(_COMPLETE_LATE, [Jsonb(result), job.job_id, job.fence])
+        return connection.execute(_COMPLETE_LATE, [Jsonb(result), job.job_id, job.fence]).rowcount > 0
 
 
 def note_cleaned(settings: Settings, job: Job, *, late_s: float = 0) -> None:

@@ -339,12 +339,13 @@ class Worker:
                 )
                 return
             if result is not None:
-                queue.complete_late(self._settings, job, result)
+                if queue.complete_late(self._settings, job, result):
+                    _log_completed(job, result)
             else:
                 queue.note_cleaned(self._settings, job, late_s=task.late_s)
 
     def _run_job(self, job: Job) -> str:
-        log = _log.bind(kind=job.kind, job_id=str(job.job_id), tenant=job.tenant_id, attempt=job.attempts)
+        log = _log_of(job)
         task = self._tasks[job.kind]
         attempt: Attempt | None = None
         # kept to the end: cleaning up can take longer than a lease
@@ -368,8 +369,7 @@ class Worker:
                 if outcome == "failed" and is_defect(error):
                     log.exception("job_failed")
                 return outcome
-        # such as rows and bytes of an export
-        log.info("job_completed", result={name: n for name, n in result.items() if isinstance(n, int)})
+        _log_completed(job, result)
         return "completed"
 
     def _end(self, job: Job, attempt: Attempt | None, error: Exception, lease: Lease) -> str:
@@ -391,7 +391,7 @@ class Worker:
 
     def _requeue(self, job: Job, attempt: Attempt | None, *, pause_s: float = 0, counted: bool = True) -> str:
         _is_cleaned(attempt)
-        held = queue.requeue(self._settings, job, pause_s=pause_s, counted=counted)
+        held = queue.requeue_with_retry(self._settings, job, pause_s=pause_s, counted=counted)
         return "requeued" if held else "lost"
 
     def _fail(self, job: Job, attempt: Attempt | None, error: str) -> str:
@@ -402,12 +402,23 @@ class Worker:
         except (AiHubError, OSError):  # `remove_orphans` asks again
             result, cleaned = None, False
         if result is not None:
-            held = queue.complete(self._settings, job, result, even_cancelled=True)
-            return "completed" if held else "lost"
+            if not queue.complete(self._settings, job, result, even_cancelled=True):
+                return "lost"
+            _log_completed(job, result)
+            return "completed"
         has_orphans = not cleaned or self._tasks[job.kind].late_s > 0
         if not queue.fail(self._settings, job, error, has_orphans=has_orphans):
             return "lost"
         return "cancelled" if error == CANCELLED else "failed"
+
+
+def _log_of(job: Job) -> Any:
+    return _log.bind(kind=job.kind, job_id=str(job.job_id), tenant=job.tenant_id, attempt=job.attempts)
+
+
+def _log_completed(job: Job, result: dict[str, Any]) -> None:
+    # such as rows and bytes of an export
+    _log_of(job).info("job_completed", result={name: n for name, n in result.items() if isinstance(n, int)})
 
 
 def _is_cleaned(attempt: Attempt | None) -> bool:

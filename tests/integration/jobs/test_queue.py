@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import psycopg
 import pytest
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from ai_hub.cli.main import app
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from ai_hub.jobs.queue import Job
     from ai_hub.jobs.worker import Lease
+    from ai_hub.settings import Settings
 
 
 def _raising(error: Exception) -> Callable[[Job, Lease], None]:
@@ -142,7 +144,11 @@ def test_what_cannot_be_undone__completes_a_job_that_would_fail(jobs: Queue) -> 
 
     jobs.task.on_run = done
     cancelled = jobs.defer(jobs.one)
-    assert jobs.worker.run_job(jobs.worker.acquire(cancelled)) == "completed"  # type: ignore[arg-type]
+    with capture_logs() as logged:
+        assert jobs.worker.run_job(jobs.worker.acquire(cancelled)) == "completed"  # type: ignore[arg-type]
+    assert [(each["event"], each["job_id"], each["result"]) for each in logged] == [
+        ("job_completed", str(cancelled), {"number": 7})
+    ]
     # its last worker was killed when it was done
     killed = jobs.defer(jobs.one)
     jobs.task.results[killed] = {"number": 7}
@@ -164,7 +170,9 @@ def test_what_is_done_late__completes_a_job_that_has_failed(jobs: Queue) -> None
     jobs.task.results[late] = {"number": 7}
     for job in (late, never):
         jobs.change(job, "completed_at = now() - INTERVAL '61 s', clean_after = now()")
-    jobs.worker.remove_orphans()
+    with capture_logs() as logged:
+        jobs.worker.remove_orphans()
+    assert [(each["event"], each["job_id"]) for each in logged] == [("job_completed", str(late))]
     found = jobs.find(jobs.one, late)
     assert (found.status, found.result, found.error) == ("completed", {"number": 7}, None)
     assert jobs.find(jobs.one, never).status == "failed"
@@ -201,6 +209,34 @@ def test_stop__releases_a_job_whose_worker_cannot_be_interrupted(
     assert outcomes == ["completed", "requeued"]
     found = jobs.find(jobs.one, job)
     assert (found.status, jobs.task.done) == ("completed", [job])
+
+
+def test_stop__while_the_database_is_away__ends_with_the_work(
+    jobs: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_RENEW_S", 0.05)
+    monkeypatch.setattr(worker, "_GRACE_S", 0.0)
+    stop, tried, update = threading.Event(), threading.Event(), queue._update
+
+    def away(settings: Settings, query: str, *given: Any, **values: Any) -> Any:
+        if query == queue._REQUEUE and threading.current_thread() is not threading.main_thread():
+            tried.set()
+            raise ServiceDownError("TimescaleDB", "db:5432", "refused")
+        return update(settings, query, *given, **values)
+
+    def fit(_: Job, lease: Lease) -> None:
+        stop.set()
+        assert tried.wait(30)
+        lease.check()
+
+    monkeypatch.setattr(queue, "_update", away)
+    jobs.task.on_run = fit
+    job, stopped = jobs.defer(jobs.one), Worker(jobs.settings, [jobs.task], stop)
+    began = time.monotonic()
+    assert stopped.run_job(stopped.acquire(job)) == "requeued"  # type: ignore[arg-type]
+    # a lease that tries for two minutes would hold up the worker so long
+    assert time.monotonic() < began + 30
+    assert jobs.find(jobs.one, job).status == "pending"
 
 
 def test_lock__one_unfinished_job_has_it__of_each_tenant(jobs: Queue) -> None:
