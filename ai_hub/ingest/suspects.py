@@ -443,13 +443,14 @@ class _Evidence(NamedTuple):
     left: float
 
 
-#: A large shift shows within days, one of an hour takes longer. By measurement (docs/ingest.md).
-_EVIDENCE: Final = (_Evidence(5, 0.93, 0.3), _Evidence(14, 0.93, 0.35))
+#: A large shift shows within days, one of an hour or of a home takes longer. By measurement (docs/ingest.md).
+_EVIDENCE: Final = (_Evidence(5, 0.95, 0.3), _Evidence(14, 0.8, 0.7), _Evidence(28, 0.8, 0.7))
 #: Mornings and evenings change places with the seasons: half a day needs to be more alike.
 _LIKE_HALF_A_DAY: Final = 0.97
 _NEARLY_HALF_A_DAY: Final = 9
-#: Share of the days after a shift that each speak for it.
+#: Share of the days after a shift that each speak for it, and Student's t of how much they do.
 _AGREEING: Final = 0.75
+_LEAST_T: Final = 3.5
 _TURNED: Final = (np.arange(24)[None, :] - np.arange(24)[:, None]) % 24
 
 
@@ -460,11 +461,13 @@ def clock_shifts(values: Values, days: _Days) -> npt.NDArray[np.int64]:
     shifts = np.zeros(days.total, dtype=np.int64)
     for day in range(14, days.total):
         state = int(shifts[day - 1])
-        if np.count_nonzero(~np.isnan(corrected[max(0, day - _HISTORY) : day, 0])) < _FEWEST_DAYS:
+        past = corrected[max(0, day - _HISTORY) : day]
+        if np.count_nonzero(~np.isnan(past[:, 0])) < _FEWEST_DAYS:
             state = 0  # what is usual was forgotten in an outage
         shifts[day] = state
+        usual = _usual(past)
         for evidence in _EVIDENCE:
-            found = _new_shift(profiles, corrected, day, state, evidence)
+            found = _new_shift(profiles[day : day + evidence.days], usual, state, evidence)
             if found is not None:
                 shifts[day] = found
                 break
@@ -472,51 +475,34 @@ def clock_shifts(values: Values, days: _Days) -> npt.NDArray[np.int64]:
     return shifts
 
 
-def _new_shift(profiles: Values, corrected: Values, day: int, state: int, evidence: _Evidence) -> int | None:
-    """The shift that begins with a day; None: that of the day before goes on."""
-    measured, usual = _beside_usual(profiles, corrected, day, day, evidence.days)
-    if np.count_nonzero(~np.isnan(measured[:, 0])) < evidence.days - 1 - evidence.days // 7:
+def _new_shift(measured: Values, usual: Values, state: int, evidence: _Evidence) -> int | None:
+    """The shift that begins with the first of these days; None: that of the day before goes on."""
+    usual = usual[np.arange(len(measured)) % 7]
+    present = ~(np.isnan(measured[:, 0]) | np.isnan(usual[:, 0]))
+    if np.count_nonzero(present) < evidence.days - 1 - evidence.days // 7:
         return None
+    measured, usual = measured[present], usual[present]
     like = _likeness(measured, usual)
-    best = int(np.nan_to_num(like, nan=-1).argmax())
+    best = int(like.argmax())
     shift = (best + 12) % 24 - 12
     if shift == state or np.isnan(like).any():
         return None
-    before = _likeness(
-        *_beside_usual(corrected, corrected, day - evidence.days, day - evidence.days, evidence.days)
-    )
-    if shift != 0 and not before[0] >= evidence.like:
-        return None  # days are not alike anyway
+    gains = (measured * (usual[:, _TURNED[best]] - usual[:, _TURNED[state % 24]])).sum(axis=1)
     # back to the usual time takes less
     if shift != 0 and (
         like[best] < (_LIKE_HALF_A_DAY if abs(shift) > _NEARLY_HALF_A_DAY else evidence.like)
         or 1 - like[best] > evidence.left * (1 - like[state % 24])
+        or gains.mean() < _LEAST_T * gains.std(ddof=1) / np.sqrt(len(gains))
     ):
         return None
-    gains = (measured * (usual[:, _TURNED[best]] - usual[:, _TURNED[state % 24]])).sum(axis=1)
-    gains = gains[~np.isnan(gains)]
     # it begins where every later day speaks for it
     is_first = gains[0] > 0 and np.argmax(np.cumsum(gains[::-1])[::-1]) == 0
     return shift if is_first and np.mean(gains > 0) >= _AGREEING else None
 
 
-def _beside_usual(
-    profiles: Values, corrected: Values, day: int, until: int, count: int
-) -> tuple[Values, Values]:
-    """Profiles of days, and the usual ones of their weekdays before `until`; NaN where one is missing."""
-    window = np.arange(max(day, 0), min(day + count, len(profiles)))
-    usual = np.stack([_usual(corrected, int(each), until) for each in window])
-    measured = profiles[window].copy()
-    missing = np.isnan(measured[:, 0]) | np.isnan(usual[:, 0])
-    measured[missing] = usual[missing] = np.nan
-    return measured, usual
-
-
 def _likeness(measured: Values, usual: Values) -> Values:
     """Correlation of the mean profile with the usual one, that many hours later; NaN where there is none."""
-    if np.isnan(measured).all():
-        return np.full(24, np.nan)
-    mean, turned = np.nanmean(measured, axis=0), np.nanmean(usual, axis=0)[_TURNED]
+    mean, turned = measured.mean(axis=0), usual.mean(axis=0)[_TURNED]
     norm = np.sqrt((mean**2).sum() * (turned[0] ** 2).sum())
     likeness: Values = turned @ mean / norm if norm > 0 else np.full(24, np.nan)
     return likeness
@@ -527,7 +513,10 @@ _MISSING_HOURS: Final = 2
 
 
 def _profiles(values: Values, days: _Days) -> Values:
-    """Mean by day and hour, around the day's mean; NaN where hours of it are missing."""
+    """Ranks of each day's hours, by their means, around zero; NaN where hours of it are missing.
+
+    Ranks, as the few peaks of a home would decide alone.
+    """
     cells = days.day * 24 + days.hour
     counts = np.bincount(cells, minlength=days.total * 24)
     sums = np.bincount(cells, weights=values, minlength=days.total * 24)
@@ -536,16 +525,18 @@ def _profiles(values: Values, days: _Days) -> Values:
     profiles = means.reshape(days.total, 24)
     missing = (counts.reshape(days.total, 24) == 0).sum(axis=1) > _MISSING_HOURS
     profiles[missing | np.isnan(profiles).any(axis=1)] = np.nan
-    around: Values = profiles - profiles.mean(axis=1, keepdims=True)
-    return around
+    ranks: Values = pd.DataFrame(profiles).rank(axis=1).to_numpy() - 12.5
+    return ranks
 
 
-def _usual(profiles: Values, day: int, until: int) -> Values:
-    """Mean profile of the same weekday in the weeks before `until`."""
-    first = day - 7 * -(-(day - until + 1) // 7)
-    same = profiles[[each for each in range(first, max(-1, first - _HISTORY), -7) if each >= 0]]
-    same = same[~np.isnan(same[:, 0])]
-    return same.mean(axis=0) if len(same) else np.full(24, np.nan)
+def _usual(past: Values) -> Values:
+    """Mean profiles of up to four weeks by weekday, from that of the day after them on; NaN for none."""
+    days = np.full((_HISTORY, 24), np.nan)
+    days[_HISTORY - len(past) :] = past
+    weeks = days.reshape(-1, 7, 24)
+    with np.errstate(invalid="ignore"):
+        usual: Values = np.nansum(weeks, axis=0) / (~np.isnan(weeks)).sum(axis=0)
+    return usual
 
 
 def _of_shifts(times: Micros, shifts: npt.NDArray[np.int64], days: _Days) -> Iterator[Finding]:

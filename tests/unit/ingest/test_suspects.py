@@ -194,6 +194,36 @@ def test_suspects__clock_shift__is_found_to_within_a_day(seed: int, shift: int, 
     assert abs(to_micros(found[0].last) - times[end - 1]) <= 36 * HOUR
 
 
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("shift", [6, -3])
+def test_suspects__clock_shift_of_a_home_whose_days_differ__is_found(seed: int, shift: int) -> None:
+    times, values = hours(), household(seed, hours(), noise=0.7)
+    assert suspects(times, values, BERLIN) == []
+    start, end = 60 * 24, 74 * 24
+    shifted = values.copy()
+    shifted[start:end] = values[np.arange(start, end) - shift]
+    [found] = suspects(times, shifted, BERLIN)
+    assert (found.kind, found.detail["hours"]) == (FindingKind.CLOCK_SHIFT, shift)
+    assert abs(to_micros(found.first) - times[start]) <= 60 * HOUR
+    assert abs(to_micros(found.last) - times[end - 1]) <= 60 * HOUR
+
+
+@pytest.mark.parametrize("seed", [0, 12])
+def test_suspects__clock_shift_of_an_hour_that_two_weeks_do_not_show__is_found_by_four(seed: int) -> None:
+    times, values = hours(), household(seed, hours(), noise=0.6)
+    start, end = 60 * 24, 120 * 24
+    shifted = values.copy()
+    shifted[start:end] = values[np.arange(start, end) - 1]
+    [found] = suspects(times, shifted, BERLIN)
+    assert (found.kind, found.detail["hours"]) == (FindingKind.CLOCK_SHIFT, 1)
+
+
+def test_suspects__hours_that_only_chance_tells_apart__have_no_clock_shift() -> None:
+    times = hours(4 * 365)
+    values = np.random.default_rng(5).lognormal(0, 1, len(times))
+    assert of_kind(suspects(times, values, BERLIN), FindingKind.CLOCK_SHIFT) == []
+
+
 def test_suspects__clock_that_ignores_daylight_saving__is_a_clock_shift() -> None:
     times, values = hours(), household(7, hours())
     change = int(np.searchsorted(times, to_micros(pd.Timestamp("2025-03-30T01:00Z").to_pydatetime())))
