@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
 
 import structlog
 from feast.errors import FeastError
@@ -104,6 +105,8 @@ class RegistryWatcher:
         proto = self._registry.proto()
         if self._token() != token:
             return None
+        # Feast keeps what it listed by id() and this, and the next state may be where a dropped one was
+        proto.version_id = uuid4().hex
         self._read = token
         state = copy.copy(self._registry)
         state.cached_registry_proto = proto

@@ -7,6 +7,7 @@ import gc
 import secrets
 import threading
 import time
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,11 @@ from support.properties import examples
 from ai_hub.features.online import catalog
 from ai_hub.features.online.catalog import RegistryWatcher
 from ai_hub.features.store import open_store
+from ai_hub.settings import Settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from support.energy import Energy
 
     from ai_hub.features.online.reader import FeatureReader
@@ -159,3 +163,36 @@ def test_nothing_changes__registry_is_not_read(energy: Energy, monkeypatch: pyte
     assert len(states) > 5
     # Feast reads it once when it is opened
     assert 1 <= len(reads) - 1 <= len(set(states)), states
+
+
+@pytest.mark.usefixtures("energy")
+def test_states_that_were_dropped__are_not_taken_for_later_ones(tmp_path: Path) -> None:
+    """A new state may be at the address of a dropped one, by which Feast finds what it listed."""
+    watchers, project = {}, open_store().project
+    for name in ("first", "second"):
+        url = f"sqlite:///{tmp_path}/{name}.db"
+        open_store(Settings(feast_registry_uri=url)).apply([FeatureService(name=name, features=[])])
+        watchers[name] = RegistryWatcher(url, project)
+
+    def read(name: str) -> Any:
+        watchers[name].reread()
+        while (state := watchers[name].poll()) is None:
+            time.sleep(0.05)
+        return state
+
+    def listed(state: Any) -> list[str]:
+        return [each.name for each in state.list_feature_services(project, allow_cache=True)]
+
+    with ExitStack() as stack:
+        for watcher in watchers.values():
+            stack.callback(watcher.close)
+        read("second")  # opening it lists others
+        state = read("first")
+        place = id(state.cached_registry_proto)
+        assert listed(state) == ["first"]
+        del state
+        for _ in range(50):  # most often it is the third or the fourth
+            state = read("second")
+            if id(state.cached_registry_proto) == place:
+                break
+        assert listed(state) == ["second"]
