@@ -98,13 +98,18 @@ $$;
 -- Forecasts in a unit that is not the asset's cannot be compared. A live or shadow one that was made long after its time of
 -- issue knew more than it says, and so may the second live one of an issue; of backtests the newest counts. Steps of less
 -- than an hour count by the hour that they make up.
+-- A plan for each call, as times leave out chunks; how many rows there are is not left to a guess: of forecasts that were
+-- written since the last ANALYZE it would be one, and who reads them would join them row by row.
 DROP FUNCTION IF EXISTS counted_forecasts(text, text[], timestamptz, timestamptz);
 CREATE FUNCTION counted_forecasts(tenant text, counted text[], start timestamptz, until timestamptz)
 RETURNS TABLE (
     asset_id text, hour timestamptz, model text, version integer, semantic_version text, role text, unit text, issued_at timestamptz,
     value double precision, q10 double precision, q50 double precision, q90 double precision
 )
-LANGUAGE sql STABLE AS $$
+LANGUAGE plpgsql STABLE ROWS 10000 SET plan_cache_mode = force_custom_plan AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
     SELECT
         asset_id, time_bucket(INTERVAL '1 hour', target_time) AS hour, model, version, semantic_version, role, unit, issued_at, avg(value),
         -- quantiles of parts of an hour are none of the hour
@@ -125,7 +130,8 @@ LANGUAGE sql STABLE AS $$
             CASE WHEN role = 'backtest' THEN recorded_at END DESC, recorded_at, run_id
     ) AS issued
     GROUP BY asset_id, 2, model, version, semantic_version, role, unit, issued_at, step
-    HAVING count(*) * step = INTERVAL '1 hour'
+    HAVING count(*) * step = INTERVAL '1 hour';
+END
 $$;
 
 -- How many days before a target the last known one is at most: of a forecast seven days ahead.
@@ -165,15 +171,19 @@ BEGIN
         banded, covered, width, quantiles, pinball, compared, compared_absolute, naive_day, naive_week
     )
     WITH history AS (  -- by hour of the day, values of all days
-        SELECT asset.asset_id, hour_of_day, array_agg(found.value ORDER BY day) AS by_day
-        FROM unnest(scored) AS asset (asset_id)
-        CROSS JOIN generate_series(0, 23) AS hour_of_day
-        CROSS JOIN generate_series(0, extract(epoch FROM until - since)::integer / 86400) AS day
-        LEFT JOIN (
-            SELECT asset_id, hour, value FROM hourly_values
-            WHERE tenant_id = tenant AND asset_id = ANY (scored) AND hour >= since AND hour < until
-        ) AS found ON found.asset_id = asset.asset_id AND found.hour = since + (24 * day + hour_of_day) * INTERVAL '1 hour'
-        GROUP BY asset.asset_id, hour_of_day
+        SELECT asset_id, extract(epoch FROM hour - since)::integer / 3600 % 24 AS hour_of_day, array_agg(value ORDER BY hour) AS by_day
+        FROM (
+            SELECT asset_id, hour, max(value) AS value
+            FROM (
+                SELECT asset_id, hour, value FROM hourly_values
+                WHERE tenant_id = tenant AND asset_id = ANY (scored) AND hour >= since AND hour < until
+                UNION ALL
+                SELECT asset_id, hour, NULL
+                FROM unnest(scored) AS asset_id CROSS JOIN generate_series(since, until - INTERVAL '1 hour', INTERVAL '1 hour') AS hour
+            ) AS found
+            GROUP BY asset_id, hour
+        ) AS every_hour
+        GROUP BY asset_id, hour_of_day
     ),
     measured AS MATERIALIZED (  -- naive forecasts by how many days, or weeks, ago the last known value was
         SELECT
