@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Response
 from fastapi.responses import JSONResponse
-from feast import FeatureStore, metrics
 from feast import feature_server as feast_server
+from feast import metrics
 from feast.constants import DEFAULT_FEATURE_SERVER_REGISTRY_TTL
 from feast.feature_server_utils import convert_response_to_dict
 from feast.infra.feature_servers.base_config import MetricsConfig
@@ -38,10 +38,11 @@ from starlette.routing import Route
 
 from feast_plugins.online.plan import state_of
 from feast_plugins.online.reading import ColumnarResponse, json_body
+from feast_plugins.registry import Store
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from feast import FeatureService
+    from feast import FeatureService, FeatureStore
     from feast.online_response import OnlineResponse
     from starlette.types import Message, Receive, Scope, Send
 
@@ -192,7 +193,7 @@ def main() -> None:
         help="seconds after which the registry is reloaded (default: %(default)s)",
     )
     arguments = parser.parse_args()
-    store = FeatureStore(arguments.repository)
+    store = Store(arguments.repository)
     serve(
         store,
         arguments.host,

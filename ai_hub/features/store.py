@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 
 
 with warnings.catch_warnings():  # Feast switches the deprecation warnings of every library on
-    from feast import FeatureStore, RepoConfig
+    from feast import RepoConfig
     from feast.errors import FeatureServiceNotFoundException
+
+    from feast_plugins.registry import Store
 
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -55,7 +57,7 @@ def open_store(settings: Settings | None = None, *, known_at: datetime | None = 
     Raises:
         SettingMissingError: a server it needs is neither configured nor running.
     """
-    return FeatureStore(config=repo_config(settings, known_at=known_at))
+    return Store(config=repo_config(settings, known_at=known_at))
 
 
 def open_tenant_store(
@@ -74,7 +76,7 @@ def open_tenant_store(
     config.offline_store.transaction_start = enter.as_string(None)
     if limit_s is not None:
         config.offline_store.statement_timeout_s = limit_s
-    return FeatureStore(config=config)
+    return Store(config=config)
 
 
 def repo_config(settings: Settings | None = None, *, known_at: datetime | None = None) -> RepoConfig:

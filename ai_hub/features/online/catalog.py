@@ -24,11 +24,10 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from uuid import uuid4
 
 import structlog
 from feast.errors import FeastError
-from feast.infra.registry.sql import FeastRegistrySchemaError, SqlRegistry, SqlRegistryConfig, metadata
+from feast.infra.registry.sql import FeastRegistrySchemaError, SqlRegistryConfig, metadata
 from sqlalchemy import create_engine, event, func, inspect, select, text, union_all
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -45,6 +44,7 @@ from ai_hub.features.online.query import (
 )
 from ai_hub.features.store import repo_config
 from feast_plugins.online.plan import Plans
+from feast_plugins.registry import NumberedRegistry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable, Sequence
@@ -105,8 +105,6 @@ class RegistryWatcher:
         proto = self._registry.proto()
         if self._token() != token:
             return None
-        # Feast keeps what it listed by id() and this, and the next state may be where a dropped one was
-        proto.version_id = uuid4().hex
         self._read = token
         state = copy.copy(self._registry)
         state.cached_registry_proto = proto
@@ -122,7 +120,7 @@ class RegistryWatcher:
         if self._registry is not None:
             self._registry.read_engine.dispose()
 
-    def _open(self) -> SqlRegistry:
+    def _open(self) -> NumberedRegistry:
         # one connection for all questions; to open an object takes a second one
         options: dict[str, Any] = {"pool_size": 1, "max_overflow": 2}
         if self._url.get_backend_name() == "postgresql":
@@ -141,7 +139,7 @@ class RegistryWatcher:
         with engine.connect() as connection:
             if missing := metadata.tables.keys() - set(inspect(connection).get_table_names()):
                 raise FeastRegistrySchemaError(sorted(missing))
-        registry = SqlRegistry(config, self._project, None)
+        registry = NumberedRegistry(config, self._project, None)
         if self._url.get_backend_name() == "postgresql":
             event.listen(registry.read_engine, "begin", _limit)
         return registry

@@ -196,3 +196,8 @@ def test_states_that_were_dropped__are_not_taken_for_later_ones(tmp_path: Path) 
             if id(state.cached_registry_proto) == place:
                 break
         assert listed(state) == ["second"]
+    # nor in stores, which read their registry anew each minute
+    registry: Any = open_store(Settings(feast_registry_uri=f"sqlite:///{tmp_path}/first.db")).registry
+    first = registry.cached_registry_proto.version_id
+    registry.refresh()
+    assert len({"", first, registry.cached_registry_proto.version_id}) == 3
