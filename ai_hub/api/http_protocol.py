@@ -236,11 +236,14 @@ class BoundedProtocol(HttpToolsProtocol):
                 raise
         if answer is None:
             await cycle.run_asgi(app)
-        elif not cycle.disconnected:
-            self._respond(cycle, answer)
+        else:
+            # sending wakes a client, which may take the core: first the others of this pass are answered
+            self.loop.call_soon(self._respond, cycle, answer)
 
     def _respond(self, cycle: RequestResponseCycle, answer: Answer) -> None:
         """Send a whole answer at once, as `RequestResponseCycle.send` does in two steps."""
+        if cycle.disconnected:
+            return
         cycle.response_started = cycle.response_complete = True
         lines = [STATUS_LINE[answer.status]]
         for name, value in (*cycle.default_headers, *answer.headers):
