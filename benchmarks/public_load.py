@@ -99,9 +99,9 @@ def read_demo(tenant: str, folder: Path) -> tuple[pd.DataFrame, str]:
     return pd.DataFrame(columns).tz_convert("UTC").asfreq("h"), series[0].timezone
 
 
-def ingest(site: Site, load: pd.DataFrame, plan: Plan) -> None:
+def ingest(site: Site, load: pd.DataFrame, plan: Plan, tenant: str = TENANT) -> None:
     """Bring the meters in as a user does, with the temperature as a forecast that came true."""
-    add = ("asset", "add", "--tenant", TENANT, "--timezone", plan.rule.zone)
+    add = ("asset", "add", "--tenant", tenant, "--timezone", plan.rule.zone)
     site.run("ai-hub", *add, STATION, "--kind", "weather")
     meters = [str(name) for name in load if name != TEMPERATURE]
     late = ("--available-after", f"{plan.late // HOUR}h")
@@ -116,11 +116,9 @@ def ingest(site: Site, load: pd.DataFrame, plan: Plan) -> None:
         }
     ).dropna()
     weather.to_csv(site.folder / "weather.csv", index=False)
-    site.run("ai-hub", "ingest", "weather", "weather.csv", "--tenant", TENANT, "--asset", STATION)
+    site.run("ai-hub", "ingest", "weather", "weather.csv", "--tenant", tenant, "--asset", STATION)
     _by_hour(load, "asset_id", "value").to_csv(site.folder / "readings.csv", index=False)
-    site.run("ai-hub", "ingest", "readings", "readings.csv", "--tenant", TENANT)
-    site.run("ai-hub", "refresh")
-    site.apply()
+    site.run("ai-hub", "ingest", "readings", "readings.csv", "--tenant", tenant)
 
 
 def _by_hour(load: pd.DataFrame, asset: str, value: str) -> pd.DataFrame:
@@ -129,10 +127,10 @@ def _by_hour(load: pd.DataFrame, asset: str, value: str) -> pd.DataFrame:
     return meters.melt("timestamp", var_name=asset, value_name=value).dropna()
 
 
-def backtest(site: Site, plan: Plan, point: str) -> dict[str, Any]:
+def backtest(site: Site, plan: Plan, point: str, *flags: str, tenant: str = TENANT) -> dict[str, Any]:
     """What `ai-hub backtest` says."""
     options = {
-        "--tenant": TENANT,
+        "--tenant": tenant,
         "--horizon": f"{_LEADS}h",
         "--issue": str(plan.rule),
         "--weeks": str(plan.weeks),
@@ -141,7 +139,9 @@ def backtest(site: Site, plan: Plan, point: str) -> dict[str, Any]:
         "--point": point,
     }
     arguments = [text for option in options.items() for text in option]
-    found: list[dict[str, Any]] = json.loads(site.run("ai-hub", "backtest", *arguments, "--no-log", "--json"))
+    found: list[dict[str, Any]] = json.loads(
+        site.run("ai-hub", "backtest", *arguments, *flags, "--no-log", "--json")
+    )
     return found[0]
 
 
@@ -337,6 +337,8 @@ def _product(
         dsn = databases["day_ahead"].dsn
         site = Site(folder, {"TIMESCALE_DSN": dsn, "REDIS_URL": f"redis://{servers.HOST}:{valkey.port}/0"})
         ingest(site, load, plan)
+        site.run("ai-hub", "refresh")
+        site.apply()
         return {point: backtest(site, plan, point) for point in points}
 
 

@@ -10,10 +10,11 @@ from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from itertools import compress, pairwise
 from operator import itemgetter
-from statistics import fmean, median, stdev
+from statistics import NormalDist, fmean, median, stdev
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
+import numpy as np
 import structlog
 from prometheus_client import Counter
 from psycopg.types.json import Jsonb
@@ -39,6 +40,12 @@ _DAY: Final = timedelta(days=1)
 _NOMINAL: Final = 0.8
 #: Weeks that the coverage is that of.
 _COVERAGE_WEEKS: Final = 4
+#: Meters without which nothing is said of single ones, and how many a finding names.
+_FEWEST_METERS: Final = 6
+_NAMED: Final = 20
+_SAID: Final = 3
+#: Of more meters than these the limit is higher, so that not more of them are found by chance.
+_FEW_METERS: Final = 20
 #: Issues whose distances are the usual one, and the fewest that tell it.
 _ISSUES: Final = 30
 _FEWEST_ISSUES: Final = 4
@@ -55,6 +62,8 @@ class Kind(StrEnum):
     COVERAGE = "coverage"
     #: nothing was issued for longer than usual
     STALE = "stale"
+    #: error or bias of single meters is unlike their own weeks before, and unlike that of the others
+    METERS = "meters"
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,8 @@ class Thresholds:
     #: weeks before that are compared with, and the fewest that say what is usual
     weeks: int = 26
     fewest_weeks: int = 8
+    #: standard deviations of a single meter's weeks before, of which a model has twenty, or fewer
+    meter_sigmas: float = 3
     #: how far the coverage may be from 80 %
     coverage: float = 0.15
     #: usual times between two issues without one
@@ -74,7 +85,11 @@ class Thresholds:
     @classmethod
     def of(cls, settings: Settings) -> Thresholds:
         """Those that the settings say."""
-        return cls(sigmas=settings.forecast_alarm_sigmas, coverage=settings.forecast_alarm_coverage)
+        return cls(
+            sigmas=settings.forecast_alarm_sigmas,
+            meter_sigmas=settings.forecast_alarm_meter_sigmas,
+            coverage=settings.forecast_alarm_coverage,
+        )
 
 
 class Sums(NamedTuple):
@@ -85,6 +100,8 @@ class Sums(NamedTuple):
     error: float = 0
     banded: float = 0
     covered: float = 0
+    #: sum of the absolute values that were measured
+    actual: float = 0
 
 
 @dataclass(frozen=True)
@@ -95,7 +112,8 @@ class ModelFinding:
     kind: Kind
     #: begin of the week, or of the weeks, or of the last issue
     since: datetime
-    #: `value`, what is `usual`, and the `limit` that the value is beyond; in hours of a model that is stale
+    #: `value`, what is `usual`, and the `limit` that the value is beyond; in hours of a model that is stale;
+    #: of meters how many they are, zero and standard deviations, and `meters`, those that are farthest off
     detail: Mapping[str, Any] = field(hash=False)
     detected_at: datetime | None = None
     resolved_at: datetime | None = None
@@ -123,14 +141,24 @@ class ModelFinding:
                 f"{self.model}: nothing issued for {value:.3g} hours, since {self.since:%Y-%m-%d %H:%MZ}; "
                 f"usually every {usual:.3g}"
             )
+        of_version = "" if self.version is None else f"version {self.version}, "
+        since = f"({of_version}since {self.since:%Y-%m-%d})"
+        if self.kind is Kind.METERS:
+            named = "; ".join(map(_meter_text, self.detail["meters"][:_SAID]))
+            more = f"; and {value - _SAID} more" if value > _SAID else ""
+            return f"{self.model}: {value} meter{'s' if value > 1 else ''} {'err' if value > 1 else 'errs'} unlike the others: {named}{more} {since}"
         text = {
             Kind.ERROR: f"error above its own history: MAE {value:.3g}, usually {usual:.3g} and at most "
             f"{limit:.3g}",
             Kind.BIAS: f"bias unlike its own history: {value:.3g}, usually {usual:.3g} ± {limit:.3g}",
             Kind.COVERAGE: f"band lost: {value:.0%} of the values are within it instead of {usual:.0%}",
         }[self.kind]
-        of_version = "" if self.version is None else f"version {self.version}, "
-        return f"{self.model}: {text} ({of_version}since {self.since:%Y-%m-%d})"
+        return f"{self.model}: {text} {since}"
+
+
+def _meter_text(of: Mapping[str, Any]) -> str:
+    bounds = f"at most {of['high']:.0%}" if of["low"] is None else f"{of['low']:.0%} to {of['high']:.0%}"
+    return f"{of['asset_id']} ({of['kind']} {of['value']:.0%} of its load, expected {bounds})"
 
 
 @dataclass
@@ -198,8 +226,8 @@ def judge(
         beyond = value > mean + spread if kind is Kind.ERROR else abs(value - mean) > spread
         detail = {"value": value, "usual": mean, "limit": mean + spread if kind is Kind.ERROR else spread}
         found[kind] = ModelFinding(model, kind, _midnight(start), detail, version=version) if beyond else None
-    start = today - _COVERAGE_WEEKS * _DAYS * _DAY
-    banded = _total(_sums(days, start, today) for days in own.values())
+    since = today - _COVERAGE_WEEKS * _DAYS * _DAY
+    banded = _total(_sums(days, since, today) for days in own.values())
     if not banded.banded and Kind.COVERAGE in opened:
         found[Kind.COVERAGE] = None
     # of a week of hours, issued once, or more
@@ -207,9 +235,53 @@ def judge(
         coverage = banded.covered / banded.banded
         detail = {"value": coverage, "usual": _NOMINAL, "limit": thresholds.coverage}
         lost = abs(coverage - _NOMINAL) > thresholds.coverage
-        finding = ModelFinding(model, Kind.COVERAGE, _midnight(start), detail, version=version)
+        finding = ModelFinding(model, Kind.COVERAGE, _midnight(since), detail, version=version)
         found[Kind.COVERAGE] = finding if lost else None
+    end = max(opened.get(Kind.METERS, start), start - thresholds.weeks * _DAYS * _DAY)
+    weeks, weeks_before = _weeks(meters, own, today, min(start, settled_before, end), thresholds.weeks)
+    if len(meters) < _FEWEST_METERS or len(weeks_before) < thresholds.fewest_weeks:
+        found |= {Kind.METERS: None} if Kind.METERS in opened else {}
+    elif (unlike := _meters_beyond(list(meters), weeks, weeks_before, thresholds)) is not None:
+        finding = ModelFinding(model, Kind.METERS, _midnight(start), unlike, version=version)
+        found[Kind.METERS] = finding if unlike["value"] else None
     return found
+
+
+def _meters_beyond(
+    names: Sequence[str], week: Sequence[Sums], before: Sequence[Sequence[Sums]], thresholds: Thresholds
+) -> dict[str, Any] | None:
+    """Which meters err unlike their own weeks before, beyond what all meters of the week have in common.
+
+    Errors are shares of what was measured. From each the median of all meters in the same week is taken
+    off, as weather that is hard to forecast is so for all of them. None: too few were measured.
+    """
+    # a line a week, the last one is judged; a column a meter
+    hours, absolute, error, actual = (
+        np.array([[getattr(each, name) for each in line] for line in (*before, week)])
+        for name in ("hours", "absolute", "error", "actual")
+    )
+    is_judged = (2 * hours >= np.median(hours[:-1], axis=0)) & (actual > 0)
+    count = int(is_judged[-1].sum())
+    if count < _FEWEST_METERS:
+        return None
+    tail = NormalDist().cdf(-thresholds.meter_sigmas) * _FEW_METERS / max(count, _FEW_METERS)
+    limit = -NormalDist().inv_cdf(tail)
+    found: dict[str, tuple[float, dict[str, Any]]] = {}
+    for kind, sums in ((Kind.ERROR, absolute), (Kind.BIAS, error)):
+        shares = sums / np.where(is_judged, actual, np.inf)
+        common = [median(line[of] if of.any() else [0.0]) for line, of in zip(shares, is_judged, strict=True)]
+        for name, own, of in zip(names, shares.T, is_judged.T, strict=True):
+            usual = (own - common)[:-1][of[:-1]]
+            if not of[-1] or usual.size < thresholds.fewest_weeks:
+                continue
+            middle, reach = common[-1] + usual.mean(), max(limit * usual.std(ddof=1), 1e-9)
+            away = float(own[-1] - middle) / reach
+            if (away if kind is Kind.ERROR else abs(away)) > max(1.0, found[name][0] if name in found else 0):
+                low = float(middle - reach) if kind is Kind.BIAS else None
+                of_meter = {"value": float(own[-1]), "low": low, "high": float(middle + reach)}
+                found[name] = abs(away), {"asset_id": name, "kind": kind.value, **of_meter}
+    farthest = [of_meter for _, of_meter in sorted(found.values(), key=itemgetter(0), reverse=True)]
+    return {"value": len(found), "usual": 0, "limit": limit, "meters": farthest[:_NAMED]}
 
 
 def judge_issues(
@@ -271,7 +343,7 @@ def _midnight(day: date) -> datetime:
 
 _SUMS: Final = """
 SELECT model, version, asset_id, day, sum(hours)::float8, sum(absolute), sum(error), sum(banded)::float8,
-    sum(covered)::float8
+    sum(covered)::float8, sum(actual)
 FROM forecast_scores AS scores JOIN assets USING (tenant_id, asset_id)
 WHERE tenant_id = %(tenant)s AND role = %(role)s AND scores.unit = coalesce(feature_unit, '')
     AND day >= %(start)s AND day < %(today)s

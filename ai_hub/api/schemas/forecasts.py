@@ -186,6 +186,16 @@ class ForecastScores(BaseModel):
     scores: list[ScoresOf]
 
 
+class MeterFound(BaseModel):
+    """A meter that errs unlike its own weeks before, and unlike the others."""
+
+    asset_id: str
+    kind: Literal["error", "bias"]
+    value: float = Field(description="error or bias of the week, as a share of what was measured")
+    low: float | None = Field(description="from which on it was to be expected; none: of an error")
+    high: float = Field(description="up to which it was to be expected")
+
+
 class ModelFindingOf(BaseModel):
     """What is wrong with a model in production, or was."""
 
@@ -197,12 +207,18 @@ class ModelFindingOf(BaseModel):
         description="that made the forecasts that were judged; none: of a model that is stale, or found "
         "before versions were recorded"
     )
-    kind: Literal["error", "bias", "coverage", "stale"]
-    value: float = Field(description="MAE, bias or share within the band; hours without a forecast if stale")
-    usual: float = Field(description="mean of the weeks before; 0.8 of the band; hours between two issues")
-    limit: float = Field(
-        description="above which an error is a finding, and how far from usual a bias or share is"
+    kind: Literal["error", "bias", "coverage", "stale", "meters"]
+    value: float = Field(
+        description="MAE, bias or share within the band; hours without a forecast if stale; how many meters"
     )
+    usual: float = Field(
+        description="mean of the weeks before; 0.8 of the band; hours between two issues; 0 meters"
+    )
+    limit: float = Field(
+        description="above which an error is a finding, how far from usual a bias or share is, and how many "
+        "standard deviations a meter"
+    )
+    meters: list[MeterFound] = Field(default=[], description="those that are farthest off, twenty at most")
     since: datetime = Field(description="begin of the week, or weeks, when it was first seen; the last issue")
     detected_at: datetime
     resolved_at: datetime | None = Field(description="none: it is open")

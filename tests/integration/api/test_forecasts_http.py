@@ -461,9 +461,15 @@ def test_findings__of_models__are_those_of_the_tenant(place: Place) -> None:
         connection.execute(
             "INSERT INTO model_findings"
             " (tenant_id, model, kind, since, detail, detected_at, resolved_at, version)"
-            " VALUES (%s, 'm', 'error', '2026-01-05Z', %s, '2026-01-12Z', NULL, 3),"
+            " VALUES (%s, 'm', 'meters', '2026-01-05Z', %s, '2026-01-12Z', NULL, 3),"
             " (%s, 'm', 'bias', '2025-01-05Z', %s, '2025-01-12Z', '2025-01-19Z', NULL)",
-            [place.tenant, '{"value": 4, "usual": 2, "limit": 3}'] * 2,
+            [
+                place.tenant,
+                '{"value": 4, "usual": 2, "limit": 3, "meters":'
+                ' [{"asset_id": "a", "kind": "error", "value": 0.5, "low": null, "high": 0.2}]}',
+                place.tenant,
+                '{"value": 4, "usual": 2, "limit": 3}',
+            ],
         )
     path = "/ai/forecasts/findings"
     found = place.call("GET", path)
@@ -478,10 +484,11 @@ def test_findings__of_models__are_those_of_the_tenant(place: Place) -> None:
                 "finding_id": finding_id,
                 "model_name": "m",
                 "version": 3,
-                "kind": "error",
+                "kind": "meters",
                 "value": 4,
                 "usual": 2,
                 "limit": 3,
+                "meters": [{"asset_id": "a", "kind": "error", "value": 0.5, "low": None, "high": 0.2}],
                 "since": "2026-01-05T00:00:00Z",
                 "detected_at": "2026-01-12T00:00:00Z",
                 "resolved_at": None,
@@ -489,7 +496,7 @@ def test_findings__of_models__are_those_of_the_tenant(place: Place) -> None:
         ],
     }
     resolved = place.call("GET", path, params={"resolved": True}).json()["findings"]
-    assert [(each["kind"], each["version"]) for each in resolved] == [("error", 3), ("bias", None)]
+    assert [(each["kind"], each["version"]) for each in resolved] == [("meters", 3), ("bias", None)]
     assert place.call("GET", path, place.other_key, params={"resolved": True}).json()["findings"] == []
     assert place.call("GET", path, place.other_key, params={"tenant_id": place.tenant}).status_code == 403
 

@@ -84,6 +84,33 @@ def test_findings__are_opened_once_and_resolved_and_of_one_tenant(
     assert len(find(connection, tenant)) == 1
 
 
+def test_findings__of_single_meters__name_them(
+    connection: Connection[Any], settings: Settings, tenant: str, other: str
+) -> None:
+    more = [f"meter-{number}" for number in range(6)]
+    for owner in (tenant, other):
+        for meter in more:
+            connection.execute(
+                "INSERT INTO assets (tenant_id, asset_id, unit) VALUES (%s, %s, 'kW')", [owner, meter]
+            )
+        fill(connection, owner, PRESENT.date(), meters=more)
+    connection.execute(
+        "UPDATE forecast_scores SET absolute = absolute * 1.2, error = -0.1 * actual"
+        " WHERE tenant_id = %s AND asset_id = 'meter-4' AND day >= %s AND role = 'live'",
+        [tenant, PRESENT.date() - 7 * DAY],
+    )
+    (finding,) = (each for each in check(settings, tenant).new if each.kind is Kind.METERS)
+    assert [each["asset_id"] for each in finding.detail["meters"]] == ["meter-4"]
+    assert "1 meter errs unlike the others: meter-4" in str(finding)
+    assert check(settings, other).open == []
+    connection.execute(
+        "UPDATE forecast_scores SET absolute = absolute / 1.2, error = 0"
+        " WHERE tenant_id = %s AND asset_id = 'meter-4' AND day >= %s AND role = 'live'",
+        [tenant, PRESENT.date() - 7 * DAY],
+    )
+    assert Kind.METERS in [each.kind for each in check(settings, tenant).resolved]
+
+
 def test_findings__of_a_fault_that_stays__stay_open(
     connection: Connection[Any], settings: Settings, tenant: str
 ) -> None:

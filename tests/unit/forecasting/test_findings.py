@@ -140,6 +140,123 @@ def test_stale__is_a_model_that_issues_nothing_for_longer_than_usual() -> None:
     assert judge_issues("m", issues[:3], RULES, now=newest + 9 * DAY) == {}, "few issues do not tell it"
 
 
+# ---- meters beside each other
+
+
+def shares_of(seed: int, weeks: int = 30) -> np.ndarray:
+    """Errors of each meter and week as shares of its load: weather of the week, and its own."""
+    random = np.random.default_rng(seed)
+    return 0.2 * random.normal(size=weeks) + 0.02 * random.normal(size=(8, weeks))
+
+
+def meters_of(shares: np.ndarray) -> dict[str, dict[date, Sums]]:
+    """Scores of 24 hours a day, of meters of different size, with these errors."""
+    found = {}
+    for number, of_meter in enumerate(shares):
+        load = 24 * 10.0**number
+        each = {}
+        for week, share in enumerate(of_meter):
+            for day in range(7):
+                at = TODAY - (len(of_meter) - week) * 7 * DAY + day * DAY
+                each[at] = Sums(24, abs(share) * load, share * load, actual=load)
+        found[f"meter-{number}"] = each
+    return found
+
+
+def found_meters(
+    meters: dict[str, dict[date, Sums]], **fields: object
+) -> dict[str, dict[str, object]] | None:
+    """By name; None: nothing is said."""
+    judged = judge("m", meters, RULES, today=TODAY, settled_before=TODAY, **fields)  # type: ignore[arg-type]
+    if Kind.METERS not in judged:
+        return None
+    finding = judged[Kind.METERS]
+    return {each["asset_id"]: each for each in finding.detail["meters"]} if finding else {}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("change", [0, 0.05, 0.08, -0.08, 0.3])
+def test_meters__beyond_three_sigma_of_their_weeks_beside_the_others__are_named(
+    seed: int, change: float
+) -> None:
+    shares = shares_of(seed)
+    shares[3, -1] += change
+    expected = {}
+    for kind, values in (("error", np.abs(shares)), ("bias", shares)):
+        for number in range(8):
+            beside = [values[number, week] - np.median(values[:, week]) for week in range(3, 30)]
+            before, now = beside[:-1], beside[-1]
+            high = np.mean(before) + 3 * np.std(before, ddof=1)
+            low = np.mean(before) - 3 * np.std(before, ddof=1)
+            if now > high or (kind == "bias" and now < low):
+                median = np.median(values[:, -1])
+                expected.setdefault(f"meter-{number}", {})[kind] = (
+                    values[number, -1],
+                    low + median if kind == "bias" else None,
+                    high + median,
+                )
+    found = found_meters(meters_of(shares))
+    assert found is not None
+    assert found.keys() == expected.keys()
+    assert "meter-3" in found or change < 0.3
+    for name, each in found.items():
+        value, low, high = expected[name][str(each["kind"])]
+        assert (each["value"], each["high"]) == pytest.approx((value, high))
+        assert each["low"] == (None if low is None else pytest.approx(low))
+
+
+def test_meters__that_all_err_in_the_same_week__are_none() -> None:
+    shares = shares_of(1)
+    shares[:, -1] += 0.6
+    assert found_meters(meters_of(shares)) == {}
+
+
+def test_meters__that_are_few_late_or_new__are_not_judged() -> None:
+    shares = shares_of(2)
+    shares[3, -1] += 0.5
+    meters = meters_of(shares)
+    assert set(found_meters(meters) or ()) == {"meter-3"}
+    six = {name: meters[name] for name in list(meters)[:6]}
+    assert set(found_meters(six) or ()) == {"meter-3"}
+    five = {name: meters[name] for name in list(meters)[:5]}
+    assert found_meters(five) is None
+    assert found_meters(five, opened={Kind.METERS: TODAY - 7 * DAY}) == {}
+    week = TODAY - 7 * DAY
+    late = meters | {"meter-3": until(meters["meter-3"], week + 2 * DAY)}
+    assert found_meters(late) == {}
+    new = {day: each for day, each in meters["meter-3"].items() if day >= TODAY - 7 * 7 * DAY}
+    assert found_meters(meters | {"meter-3": new}) == {}
+    # of most nothing was measured this week
+    silent = {name: until(days, week) if name != "meter-3" else days for name, days in meters.items()}
+    assert found_meters(silent, opened={Kind.METERS: TODAY - 14 * DAY}) is None
+
+
+def test_meters__of_a_large_model__need_more() -> None:
+    """As many of a thousand are found by chance as of twenty."""
+    random = np.random.default_rng(5)
+    counts = {}
+    for size in (20, 1000):
+        shares = random.normal(0, 0.05, (size, 27))
+        meters = {f"{number}": meters_of(of[None])["meter-0"] for number, of in enumerate(shares)}
+        finding = judge("m", meters, RULES, today=TODAY, settled_before=TODAY)[Kind.METERS]
+        counts[size] = 0 if finding is None else finding.detail["value"]
+        if size == 1000:
+            assert finding is None or finding.detail["limit"] == pytest.approx(4.04, abs=0.01)
+    assert counts[1000] <= 5
+
+
+def test_meters__are_said_in_one_line() -> None:
+    shares = shares_of(3)
+    shares[1:6, -1] = [-0.5, 0.4, 0.6, -0.7, 1.0]
+    finding = judge("m", meters_of(shares), RULES, today=TODAY, settled_before=TODAY, version=2)[Kind.METERS]
+    assert finding is not None
+    assert str(finding) == (
+        "m: 5 meters err unlike the others: meter-4 (bias -70% of its load, expected 16% to 27%);"
+        " meter-5 (bias 100% of its load, expected 16% to 26%);"
+        " meter-1 (bias -50% of its load, expected 15% to 27%); and 2 more (version 2, since 2026-10-05)"
+    )
+
+
 # ---- generated load: daily, weekly and yearly pattern, with days and hours that depend on those before
 
 
