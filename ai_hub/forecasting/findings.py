@@ -146,7 +146,8 @@ class ModelFinding:
         if self.kind is Kind.METERS:
             named = "; ".join(map(_meter_text, self.detail["meters"][:_SAID]))
             more = f"; and {value - _SAID} more" if value > _SAID else ""
-            return f"{self.model}: {value} meter{'s' if value > 1 else ''} {'err' if value > 1 else 'errs'} unlike the others: {named}{more} {since}"
+            err = "meter errs" if value == 1 else "meters err"
+            return f"{self.model}: {value} {err} unlike the others: {named}{more} {since}"
         text = {
             Kind.ERROR: f"error above its own history: MAE {value:.3g}, usually {usual:.3g} and at most "
             f"{limit:.3g}",

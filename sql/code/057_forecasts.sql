@@ -98,8 +98,8 @@ $$;
 -- Forecasts in a unit that is not the asset's cannot be compared. A live or shadow one that was made long after its time of
 -- issue knew more than it says, and so may the second live one of an issue; of backtests the newest counts. Steps of less
 -- than an hour count by the hour that they make up.
--- A plan for each call, as times leave out chunks; how many rows there are is not left to a guess: of forecasts that were
--- written since the last ANALYZE it would be one, and who reads them would join them row by row.
+-- A plan for each call, as times leave out chunks. Of forecasts and runs that were written since the last ANALYZE the planner
+-- expects one row, and would compare each forecast with each run: OFFSET 0 has it look up the run of each, and ROWS is for callers.
 DROP FUNCTION IF EXISTS counted_forecasts(text, text[], timestamptz, timestamptz);
 CREATE FUNCTION counted_forecasts(tenant text, counted text[], start timestamptz, until timestamptz)
 RETURNS TABLE (
@@ -117,17 +117,17 @@ BEGIN
         CASE WHEN step = INTERVAL '1 hour' THEN min(q50) END,
         CASE WHEN step = INTERVAL '1 hour' THEN min(q90) END
     FROM (
-        SELECT DISTINCT ON (asset_id, target_time, model, role, forecasts.issued_at, CASE WHEN role <> 'live' THEN version END)
-            asset_id, target_time, model, coalesce(version, 0) AS version, semantic_version, role,
+        SELECT DISTINCT ON (forecasts.asset_id, target_time, model, role, forecasts.issued_at, CASE WHEN role <> 'live' THEN version END)
+            forecasts.asset_id, target_time, model, coalesce(version, 0) AS version, semantic_version, role,
             coalesce(assets.feature_unit, '') AS unit, forecasts.issued_at, step, value, q10, q50, q90
         FROM forecasts
-        JOIN forecast_runs AS runs USING (tenant_id, run_id)
-        JOIN assets USING (tenant_id, asset_id)
-        WHERE tenant_id = tenant AND asset_id = ANY (counted) AND target_time >= start AND target_time < until
+        CROSS JOIN LATERAL (SELECT * FROM forecast_runs WHERE run_id = forecasts.run_id OFFSET 0) AS runs
+        JOIN assets ON assets.tenant_id = forecasts.tenant_id AND assets.asset_id = forecasts.asset_id
+        WHERE forecasts.tenant_id = tenant AND runs.tenant_id = tenant AND forecasts.asset_id = ANY (counted) AND target_time >= start AND target_time < until
             AND value IS NOT NULL AND step <= INTERVAL '1 hour' AND runs.unit IS NOT DISTINCT FROM assets.feature_unit
             AND (role NOT IN ('live', 'shadow') OR recorded_at < forecasts.issued_at + 2 * step)
-        ORDER BY asset_id, target_time, model, role, forecasts.issued_at, CASE WHEN role <> 'live' THEN version END,
-            CASE WHEN role = 'backtest' THEN recorded_at END DESC, recorded_at, run_id
+        ORDER BY forecasts.asset_id, target_time, model, role, forecasts.issued_at, CASE WHEN role <> 'live' THEN version END,
+            CASE WHEN role = 'backtest' THEN recorded_at END DESC, recorded_at, runs.run_id
     ) AS issued
     GROUP BY asset_id, 2, model, version, semantic_version, role, unit, issued_at, step
     HAVING count(*) * step = INTERVAL '1 hour';
@@ -155,15 +155,23 @@ BEGIN
         SELECT DISTINCT
             asset_id, (target_time AT TIME ZONE 'UTC')::date AS day, model, role,
             CASE WHEN role <> 'live' THEN coalesce(version, 0) END AS version
-        FROM forecasts JOIN forecast_runs AS runs USING (tenant_id, run_id)
-        WHERE tenant_id = tenant AND asset_id = ANY (scored) AND target_time >= start AND target_time < until
+        FROM forecasts
+        CROSS JOIN LATERAL (SELECT * FROM forecast_runs WHERE run_id = forecasts.run_id OFFSET 0) AS runs
+        WHERE forecasts.tenant_id = tenant AND runs.tenant_id = tenant AND asset_id = ANY (scored)
+            AND target_time >= start AND target_time < until
     )
-    DELETE FROM forecast_scores AS scores USING present, assets
-    WHERE scores.tenant_id = tenant AND scores.asset_id = present.asset_id AND scores.day = present.day
-        AND scores.model = present.model AND scores.role = present.role
-        AND scores.version = coalesce(present.version, scores.version)
-        AND assets.tenant_id = tenant AND assets.asset_id = scores.asset_id
-        AND scores.unit = coalesce(assets.feature_unit, '');
+    DELETE FROM forecast_scores WHERE ctid = ANY (ARRAY(
+        SELECT scores.ctid
+        FROM present
+        JOIN assets ON assets.tenant_id = tenant AND assets.asset_id = present.asset_id
+        CROSS JOIN LATERAL (
+            SELECT ctid, version, unit FROM forecast_scores AS kept
+            WHERE kept.tenant_id = tenant AND kept.asset_id = present.asset_id AND kept.day = present.day
+                AND kept.model = present.model AND kept.role = present.role
+            OFFSET 0
+        ) AS scores
+        WHERE scores.version = coalesce(present.version, scores.version) AND scores.unit = coalesce(assets.feature_unit, '')
+    ));
     SELECT naive_days(max(available_after)) INTO days FROM assets WHERE tenant_id = tenant AND asset_id = ANY (scored);
     since := start - (ceil(days / 7.0) + 3) * INTERVAL '168 hours';
     INSERT INTO forecast_scores (

@@ -465,8 +465,10 @@ def test_findings__of_models__are_those_of_the_tenant(place: Place) -> None:
             " (%s, 'm', 'bias', '2025-01-05Z', %s, '2025-01-12Z', '2025-01-19Z', NULL)",
             [
                 place.tenant,
-                '{"value": 4, "usual": 2, "limit": 3, "meters":'
-                ' [{"asset_id": "a", "kind": "error", "value": 0.5, "low": null, "high": 0.2}]}',
+                (
+                    '{"value": 4, "usual": 2, "limit": 3, "meters":'
+                    ' [{"asset_id": "a", "kind": "error", "value": 0.5, "low": null, "high": 0.2}]}'
+                ),
                 place.tenant,
                 '{"value": 4, "usual": 2, "limit": 3}',
             ],
