@@ -106,7 +106,7 @@ class Settings(RegistrySettings):
         4, gt=0, description="standard deviations by which a week's error or bias leaves the weeks before it"
     )
     forecast_alarm_meter_sigmas: float = Field(
-        3, gt=0, le=10, description="the same of a single meter, beside the others of its model"
+        2.5, gt=0, le=10, description="the same of a single meter, beside the others of its model"
     )
     forecast_alarm_coverage: float = Field(
         0.15, gt=0, lt=1, description="how far the share of values within the 80 % band may be from 80 %"

@@ -60,13 +60,16 @@ def with_fault(load: pd.DataFrame, fault: str, start: pd.Timestamp) -> pd.DataFr
 def weekly(meters: Mapping[str, Days], first: date, weeks: int) -> list[set[str]]:
     """What is found after each week, the first of which begins on `first`: meters, and kinds of the model."""
     opened: dict[Kind, date] = {}
+    named: set[str] = set()
     found = []
     for number in range(1, weeks + 1):
         today = first + number * WEEK
         known = {
             meter: {day: sums for day, sums in days.items() if day < today} for meter, days in meters.items()
         }
-        judged = judge("ahead", known, Thresholds(), today=today, settled_before=today, opened=opened)
+        judged = judge(
+            "ahead", known, Thresholds(), today=today, settled_before=today, opened=opened, named=named
+        )
         for kind, finding in judged.items():
             if finding is None:
                 opened.pop(kind, None)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from itertools import compress, pairwise
+from math import ceil
 from operator import itemgetter
 from statistics import NormalDist, fmean, median, stdev
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -24,7 +25,7 @@ from ai_hub.forecasting.accuracy import settled_before
 from ai_hub.forecasting.log import ALL_METERS, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     import psycopg
 
@@ -76,7 +77,7 @@ class Thresholds:
     weeks: int = 26
     fewest_weeks: int = 8
     #: standard deviations of a single meter's weeks before, of which a model has twenty, or fewer
-    meter_sigmas: float = 3
+    meter_sigmas: float = 2.5
     #: how far the coverage may be from 80 %
     coverage: float = 0.15
     #: usual times between two issues without one
@@ -183,6 +184,7 @@ def judge(
     today: date,
     settled_before: date,
     opened: Mapping[Kind, date] | None = None,
+    named: Collection[str] = (),
     own: Mapping[str, Mapping[date, Sums]] | None = None,
     version: int | None = None,
 ) -> dict[Kind, ModelFinding | None]:
@@ -197,6 +199,7 @@ def judge(
         opened: begin of the findings that are open: what is usual is what was before them, so that a
             fault does not become usual. After as many weeks as are compared it does. One that can be told
             no more, as nothing that was before it is left, or no band, is resolved.
+        named: the meters that an open finding about meters names: what is usual of the others goes on.
         own: the part of `meters` that is of the version in production: of the days that are judged no other
             counts. Default: all.
         version: which it is.
@@ -238,31 +241,46 @@ def judge(
         lost = abs(coverage - _NOMINAL) > thresholds.coverage
         finding = ModelFinding(model, Kind.COVERAGE, _midnight(since), detail, version=version)
         found[Kind.COVERAGE] = finding if lost else None
-    end = max(opened.get(Kind.METERS, start), start - thresholds.weeks * _DAYS * _DAY)
-    weeks, weeks_before = _weeks(meters, own, today, min(start, settled_before, end), thresholds.weeks)
+    open_weeks = min(ceil((start - opened.get(Kind.METERS, start)) / _DAY / _DAYS), thresholds.weeks)
+    count = thresholds.weeks + open_weeks
+    weeks, weeks_before = _weeks(meters, own, today, min(start, settled_before), count)
     if len(meters) < _FEWEST_METERS or len(weeks_before) < thresholds.fewest_weeks:
         found |= {Kind.METERS: None} if Kind.METERS in opened else {}
-    elif (unlike := _meters_beyond(list(meters), weeks, weeks_before, thresholds)) is not None:
-        finding = ModelFinding(model, Kind.METERS, _midnight(start), unlike, version=version)
-        found[Kind.METERS] = finding if unlike["value"] else None
+    else:
+        skipped = [open_weeks if meter in named else 0 for meter in meters]
+        unlike = _meters_beyond(list(meters), weeks, weeks_before, skipped, thresholds)
+        if unlike is not None:
+            finding = ModelFinding(model, Kind.METERS, _midnight(start), unlike, version=version)
+            found[Kind.METERS] = finding if unlike["value"] else None
     return found
 
 
 def _meters_beyond(
-    names: Sequence[str], week: Sequence[Sums], before: Sequence[Sequence[Sums]], thresholds: Thresholds
+    names: Sequence[str],
+    week: Sequence[Sums],
+    before: Sequence[Sequence[Sums]],
+    skipped: Sequence[int],
+    thresholds: Thresholds,
 ) -> dict[str, Any] | None:
     """Which meters err unlike their own weeks before, beyond what all meters of the week have in common.
 
     Errors are shares of what was measured. From each the median of all meters in the same week is taken
     off, as weather that is hard to forecast is so for all of them. None: too few were measured.
+
+    Args:
+        names: of the meters.
+        week: the sums of each in the week that is judged.
+        before: of the weeks before it, newest first.
+        skipped: for each how many of the newest do not say what is usual.
+        thresholds: what a finding is.
     """
-    # a line a week, the last one is judged; a column a meter
+    # a line a week, the first one is judged; a column a meter
     hours, absolute, error, actual = (
-        np.array([[getattr(each, name) for each in line] for line in (*before, week)])
+        np.array([[getattr(each, name) for each in line] for line in (week, *before)])
         for name in ("hours", "absolute", "error", "actual")
     )
-    is_judged = (2 * hours >= np.median(hours[:-1], axis=0)) & (actual > 0)
-    count = int(is_judged[-1].sum())
+    is_judged = (2 * hours >= np.median(hours[1:], axis=0)) & (actual > 0)
+    count = int(is_judged[0].sum())
     if count < _FEWEST_METERS:
         return None
     tail = NormalDist().cdf(-thresholds.meter_sigmas) * _FEW_METERS / max(count, _FEW_METERS)
@@ -271,15 +289,16 @@ def _meters_beyond(
     for kind, sums in ((Kind.ERROR, absolute), (Kind.BIAS, error)):
         shares = sums / np.where(is_judged, actual, np.inf)
         common = [median(line[of] if of.any() else [0.0]) for line, of in zip(shares, is_judged, strict=True)]
-        for name, own, of in zip(names, shares.T, is_judged.T, strict=True):
-            usual = (own - common)[:-1][of[:-1]]
-            if not of[-1] or usual.size < thresholds.fewest_weeks:
+        for name, own, of, skip in zip(names, shares.T, is_judged.T, skipped, strict=True):
+            lines = slice(1 + skip, 1 + skip + thresholds.weeks)
+            usual = (own - common)[lines][of[lines]]
+            if not of[0] or usual.size < thresholds.fewest_weeks:
                 continue
-            middle, reach = common[-1] + usual.mean(), max(limit * usual.std(ddof=1), 1e-9)
-            away = float(own[-1] - middle) / reach
+            middle, reach = common[0] + usual.mean(), max(limit * usual.std(ddof=1), 1e-9)
+            away = float(own[0] - middle) / reach
             if (away if kind is Kind.ERROR else abs(away)) > max(1.0, found[name][0] if name in found else 0):
                 low = float(middle - reach) if kind is Kind.BIAS else None
-                of_meter = {"value": float(own[-1]), "low": low, "high": float(middle + reach)}
+                of_meter = {"value": float(own[0]), "low": low, "high": float(middle + reach)}
                 found[name] = abs(away), {"asset_id": name, "kind": kind.value, **of_meter}
     farthest = [of_meter for _, of_meter in sorted(found.values(), key=itemgetter(0), reverse=True)]
     return {"value": len(found), "usual": 0, "limit": limit, "meters": farthest[:_NAMED]}
@@ -470,6 +489,7 @@ def _judge_all(
     settled = settled_before(settings, now)
     stored = find(connection, tenant, only_open=True)
     opened: dict[str, dict[Kind, date]] = defaultdict(dict)
+    named: dict[str, set[str]] = defaultdict(set)
     # while the registry does not tell, that of the newest finding that has one
     versions = (
         {each.model: each.version for each in stored[::-1] if each.version is not None}
@@ -479,6 +499,7 @@ def _judge_all(
     judged: dict[tuple[str, Kind], ModelFinding | None] = {}
     for each in stored:
         opened[each.model][each.kind] = each.since.date()
+        named[each.model] |= {meter["asset_id"] for meter in each.detail.get("meters", ())}
         if models is not None and each.model not in models:
             judged[each.model, each.kind] = None
     values = {"tenant": tenant, "role": Role.LIVE, "today": today}
@@ -502,6 +523,7 @@ def _judge_all(
                 today=today,
                 settled_before=settled,
                 opened=opened.get(model),
+                named=named[model],
                 own=own[model] if (version := versions.get(model)) is not None else None,
                 version=version,
             )
