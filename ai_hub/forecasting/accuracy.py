@@ -233,16 +233,19 @@ class LeadErrors(Collector):
 
     def read(self, settings: Settings, tenant: str) -> None:
         """Read the scores of a tenant; where that fails, there are none."""
-        self._scores.pop(tenant, None)
         now = datetime.now(UTC)
-        with transaction(settings, tenant) as connection:
-            self._scores[tenant] = live_scores(
-                connection,
-                tenant,
-                By.LEAD,
-                settled_before=settled_before(settings, now),
-                start=(now - self._WINDOW).date(),
-            )
+        try:
+            with transaction(settings, tenant) as connection:
+                self._scores[tenant] = live_scores(
+                    connection,
+                    tenant,
+                    By.LEAD,
+                    settled_before=settled_before(settings, now),
+                    start=(now - self._WINDOW).date(),
+                )
+        except BaseException:
+            self._scores.pop(tenant, None)
+            raise
 
     def collect(self) -> Iterable[Metric]:
         """The scores that were read last."""

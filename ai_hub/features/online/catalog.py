@@ -390,7 +390,8 @@ def _definitions(registry: Any) -> Any:
     """What the registry says of features, without what changes as they are materialized."""
     proto = type(registry.cached_registry_proto)()
     proto.CopyFrom(registry.cached_registry_proto)
-    proto.ClearField("last_updated")
+    for name in ("last_updated", "version_id"):
+        proto.ClearField(name)
     for objects in (proto.feature_views, proto.stream_feature_views):
         for each in objects:
             for name in _OF_RUNS:

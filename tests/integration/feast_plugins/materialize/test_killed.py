@@ -34,7 +34,8 @@ FILL = (
 
 def start_process(config: dict[str, Any], start: datetime, end: datetime) -> BaseProcess:
     FORKS.set_forkserver_preload(PRELOADED)
-    process = FORKS.Process(target=materialize, args=(config, start, end))
+    # daemon: it waits for ever, and a test that fails before it kills it would too
+    process = FORKS.Process(target=materialize, args=(config, start, end), daemon=True)
     process.start()
     return process
 
