@@ -154,7 +154,7 @@ def compare_with_production(
             hint=f"`ai-hub models --tenant {tenant} --model {model}` shows what is there.",
         )
     both = _versions(challenger, production)
-    plan = _planned(challenger, production, weeks, shadow_days, now)
+    plan = _planned(challenger, both[1], weeks, shadow_days, now)
     if plan is None:
         plan = Plan(
             planned_at=now, look_at=now + timedelta(days=shadow_days), weeks=weeks, shadow_days=shadow_days
@@ -221,23 +221,25 @@ def _note(challenger: ModelVersion, production: ModelVersion, tag: str, text: st
 
 
 def _planned(
-    challenger: ModelVersion, production: ModelVersion, weeks: int, shadow_days: int, now: datetime
+    challenger: ModelVersion, production: _Version, weeks: int, shadow_days: int, now: datetime
 ) -> Plan | None:
-    """The plan that was noted; when its time has come, with fewer weeks if so many cannot be compared."""
-    text = challenger.tags.get(plan_tag(production.version))
+    """The plan that was noted; with as many weeks as there are, if so many were not measured in time."""
+    text = challenger.tags.get(plan_tag(production.loaded.version.version))
     if not text:
         return None
     plan = read_plan(text)
-    # fewer weeks that are chosen before an error was looked at choose no result
-    may_be_fewer = plan is not None and now >= plan.look_at and weeks < plan.weeks
-    if plan is None or plan.shadow_days != shadow_days or (plan.weeks != weeks and not may_be_fewer):
-        noted = f"--weeks {plan.weeks} --shadow-days {plan.shadow_days}" if plan else "something unreadable"
-        raise ConflictError(
-            f"The look at {_label(challenger)} and {_label(production)} was planned with {noted}.",
-            hint="It is fixed before anybody knows what comes of it: give the same options. From the time of "
-            "the look on --weeks may be fewer, if so many cannot be compared.",
-        )
-    return plan.model_copy(update={"weeks": weeks})
+    if plan is not None and plan.shadow_days == shadow_days:
+        if plan.weeks == weeks:
+            return plan
+        # whoever could choose would choose by what was seen in shadow
+        if now >= plan.look_at and weeks == len(_measured(production, plan, now)[1]) < _needed(plan.weeks):
+            return plan.model_copy(update={"weeks": weeks})
+    noted = f"--weeks {plan.weeks} --shadow-days {plan.shadow_days}" if plan else "something unreadable"
+    raise ConflictError(
+        f"The look at {_label(challenger)} and {_label(production.loaded.version)} was planned with {noted}.",
+        hint="It is fixed before anybody knows what comes of it: give the same options. From the time of "
+        "the look on --weeks are as many as were measured, if these are too few.",
+    )
 
 
 def _versions(challenger: ModelVersion, production: ModelVersion) -> tuple[_Version, _Version]:
@@ -297,15 +299,21 @@ def _span(production: _Version, plan: Plan, now: datetime) -> tuple[datetime, da
     A planned look ends when it was planned for, so that it takes the same weeks whenever it is made. Before
     that time, hours that are still to come count as if they were measured.
     """
-    end, reach = plan.look_at - (plan.look_at - EPOCH) % HOUR, _REACH * plan.weeks
+    end, counted = _measured(production, plan, now)
+    if len(counted) < _needed(plan.weeks):
+        what = "measured" if now >= plan.look_at else "measured or still to come"
+        of = f"{_REACH * plan.weeks} weeks before {end:%Y-%m-%d}"
+        raise _too_few(plan.weeks, len(counted), of, what)
+    return end - (counted[-1] + 1) * WEEK, end
+
+
+def _measured(production: _Version, plan: Plan, now: datetime) -> tuple[datetime, list[int]]:
+    """End of the targets, and the weeks of the plan that have enough hours, by their number before it."""
+    end = plan.look_at - (plan.look_at - EPOCH) % HOUR
     if now >= plan.look_at:
         measured_until = end_of_data(production.loaded.version.tenant, production.assets)
         end = min(end, measured_until) if plan.shadow_days else measured_until
-    counted = _counted(production, end, reach)[: plan.weeks]
-    if len(counted) < _needed(plan.weeks):
-        what = "measured" if now >= plan.look_at else "measured or still to come"
-        raise _too_few(plan.weeks, len(counted), f"{reach} weeks before {end:%Y-%m-%d}", what)
-    return end - (counted[-1] + 1) * WEEK, end
+    return end, _counted(production, end, _REACH * plan.weeks)[: plan.weeks]
 
 
 def _counted(production: _Version, end: datetime, weeks: int) -> list[int]:

@@ -320,13 +320,25 @@ def test_a_plan_takes_weeks_that_there_will_be_and_fewer_if_they_do_not_come(
     then = energy.now + 2 * WEEK
     with pytest.raises(BadInputError, match="16 have at least 50% of their hours measured; it takes 18"):
         look(tenant, model, weeks=18, shadow_days=14, now=then)
-    for weeks, days, at in ((19, 14, then), (16, 7, then), (16, 14, then - HOUR)):
+    # as many as there are, and neither more nor fewer
+    for weeks, days, at in (
+        (19, 14, then),
+        (17, 14, then),
+        (15, 14, then),
+        (16, 7, then),
+        (16, 14, then - HOUR),
+    ):
         with pytest.raises(ConflictError, match="was planned with --weeks 18 --shadow-days 14"):
             look(tenant, model, weeks=weeks, shadow_days=days, now=at)
     assert spans == []
     with pytest.raises(LookupError):
         look(tenant, model, weeks=16, shadow_days=14, now=then)
     assert spans == [(energy.now - 16 * WEEK, energy.now)]
+    # all have come
+    monkeypatch.setattr(challengers, "end_of_data", lambda *_: then)
+    monkeypatch.setattr(challengers, "_counted", lambda *_: list(range(20)))
+    with pytest.raises(ConflictError, match="was planned with --weeks 18 --shadow-days 14"):
+        look(tenant, model, weeks=16, shadow_days=14, now=then)
 
 
 def test_a_challenger_that_forecasts_less_is_refused_or_it_is_said(
