@@ -158,12 +158,9 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--load", type=Path, required=True, help="CSV file of hours")
-    parser.add_argument("--timezone", default="America/New_York", help="of the file and of the issues")
-    parser.add_argument("--temperature-unit", choices=("C", "F"), default="F", help="of the file")
     parser.add_argument("--broken", action="append", default=[], metavar="METER=DAY", help="may be repeated")
     parser.add_argument("--test-weeks", type=int, default=52)
-    parser.add_argument("--server", choices=servers.available(), default=servers.available()[-1])
-    parser.add_argument("--output", type=Path, help="write the scores to this JSON file")
+    public_load.add_arguments(parser)
     return parser.parse_args()
 
 

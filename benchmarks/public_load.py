@@ -270,6 +270,14 @@ def of_backtest(found: Mapping[str, Any], name: str) -> dict[str, dict[str, floa
     return {**by_lead, "all": found["overall"][name] | {"mean_over_meters": float(np.mean(every))}}
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what is said of every file of load, and of every run."""
+    parser.add_argument("--timezone", default="America/New_York", help="of the file and of the issues")
+    parser.add_argument("--temperature-unit", choices=("C", "F"), default="F", help="of the file")
+    parser.add_argument("--server", choices=servers.available(), default=servers.available()[-1])
+    parser.add_argument("--output", type=Path, help="write what was measured to this JSON file")
+
+
 def arguments() -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(
@@ -280,8 +288,7 @@ def arguments() -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--load", type=Path, help="CSV file of hours")
     source.add_argument("--demo", help="tenant of the demo: illinois or uk-home")
-    parser.add_argument("--timezone", default="America/New_York", help="of the file and of the issues")
-    parser.add_argument("--temperature-unit", choices=("C", "F"), default="F", help="of the file")
+    add_arguments(parser)
     parser.add_argument("--issue", default="D-1 10:00", help="when forecasts are issued, without a zone")
     parser.add_argument("--late", default="48h", help="how late the value of an hour is known, or 0h")
     parser.add_argument("--weeks", type=int, default=104, help="history, with the tested weeks")
@@ -290,8 +297,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--point", choices=("median", "mean"), action="append", help="may be repeated")
     parser.add_argument("--openstef", type=Path, help="a Python that has OpenSTEF 4")
     parser.add_argument("--openstef-model", choices=("lgbm", "xgboost", "gblinear"), action="append")
-    parser.add_argument("--server", choices=servers.available(), default=servers.available()[-1])
-    parser.add_argument("--output", type=Path, help="write what was measured to this JSON file")
     return parser.parse_args()
 
 

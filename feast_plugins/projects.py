@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from feast import FeatureStore
 from feast.constants import PROTECTED_PROJECT_TAG
 from feast.infra.passthrough_provider import PassthroughProvider
 from feast.infra.registry import sql
 from sqlalchemy import delete, select, union_all
 
 from feast_plugins.errors import ProtectedProjectError, SharedRegistryError
+from feast_plugins.registry import Store
 from feast_plugins.windows import database as declared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from feast import Entity, FeatureView
+    from feast import Entity, FeatureStore, FeatureView
     from feast.infra.registry.base_registry import BaseRegistry
 
 
@@ -36,7 +36,7 @@ class ProjectProvider(PassthroughProvider):
         Raises:
             SharedRegistryError: the registry has other projects, which the next step would delete.
         """
-        store = FeatureStore(config=self.repo_config)
+        store = Store(config=self.repo_config)
         others = {other.name for other in store.registry.list_projects(allow_cache=False)} - {project}
         if others:
             raise SharedRegistryError(project, others)

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 from fastapi import FastAPI
-from feast import FeatureStore
 from feast.cli.cli import cli as stock
 from feast.diff.property_diff import PropertyDiff, TransitionType
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import PostgreSQLOfflineStoreConfig
@@ -41,6 +40,7 @@ from psycopg import OperationalError
 from ai_hub.cli.errors import UnexpectedError, explain, first_line
 from ai_hub.errors import AiHubError, BadInputError
 from feast_plugins import projects
+from feast_plugins.registry import Store
 from feast_plugins.windows import database as declared
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ _YES: Final = click.Option(
 def apply(ctx: click.Context, /, yes: bool, **options: Any) -> None:
     """Feast's, on a registry without versions of deleted projects, and on what declared views need."""
     config = _config(ctx)
-    registry = FeatureStore(config=config).registry
+    registry = Store(config=config).registry
     projects.forget_versions(registry, config.project)
     os.chdir(ctx.obj["CHDIR"])
     contents = _get_repo_contents(ctx.obj["CHDIR"], config.project, config)
@@ -224,7 +224,7 @@ def plan(ctx: click.Context, skip_source_validation: bool, skip_feature_view_val
     config = _config(ctx)
     os.chdir(ctx.obj["CHDIR"])
     contents = _get_repo_contents(ctx.obj["CHDIR"], config.project, config)
-    store = FeatureStore(config=config)
+    store = Store(config=config)
     project = _project(config, contents)
     registered = projects.view_names(store.registry, project)
     with _changes(config, project, _declarations(contents), registered) as (_, database_changes):
@@ -290,7 +290,7 @@ def _clear_times(message: Message) -> None:
 @click.pass_context
 def teardown(ctx: click.Context) -> None:
     """Tear down this project; others in the registry stay."""
-    store = FeatureStore(config=_config(ctx))
+    store = Store(config=_config(ctx))
     projects.teardown(store)
     click.echo(f"Tore down project {store.project}.")
 
@@ -344,7 +344,7 @@ class _OtherObjects:
 @click.pass_context
 def registry_dump(ctx: click.Context) -> None:
     """Print the project's part of the registry as JSON."""
-    store = FeatureStore(config=_config(ctx))
+    store = Store(config=_config(ctx))
     registry: Any = store.registry
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of what Feast itself calls

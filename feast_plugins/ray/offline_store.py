@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import ray
-from feast import FeatureStore
 from feast.infra.compute_engines.ray.config import RayComputeEngineConfig
 from feast.infra.offline_stores import offline_utils
 from feast.infra.ray_initializer import ensure_ray_initialized
@@ -27,6 +26,7 @@ from feast_plugins.offline.entities import Entities
 from feast_plugins.offline.jobs import JoinJob
 from feast_plugins.offline_store import TimescaleOfflineStore, TimescaleOfflineStoreConfig
 from feast_plugins.ray.workers import count_workers, results_of
+from feast_plugins.registry import Store
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -122,7 +122,7 @@ class _Request:
     def join_here(self, frame: pd.DataFrame, timeout_s: float | None) -> pa.Table:
         """Entity rows of `frame` with their features, joined in this process."""
         config, views, refs, project, *rest = dill.loads(self.pickled)  # noqa: S301  # made above
-        registry = FeatureStore(config=config).registry
+        registry = Store(config=config).registry
         job = TimescaleOfflineStore.get_historical_features(
             config, views, refs, frame, registry, project, *rest
         )

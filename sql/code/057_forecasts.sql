@@ -123,7 +123,8 @@ BEGIN
         FROM forecasts
         CROSS JOIN LATERAL (SELECT * FROM forecast_runs WHERE run_id = forecasts.run_id OFFSET 0) AS runs
         JOIN assets ON assets.tenant_id = forecasts.tenant_id AND assets.asset_id = forecasts.asset_id
-        WHERE forecasts.tenant_id = tenant AND runs.tenant_id = tenant AND forecasts.asset_id = ANY (counted) AND target_time >= start AND target_time < until
+        WHERE forecasts.tenant_id = tenant AND runs.tenant_id = tenant AND forecasts.asset_id = ANY (counted)
+            AND target_time >= start AND target_time < until
             AND value IS NOT NULL AND step <= INTERVAL '1 hour' AND runs.unit IS NOT DISTINCT FROM assets.feature_unit
             AND (role NOT IN ('live', 'shadow') OR recorded_at < forecasts.issued_at + 2 * step)
         ORDER BY forecasts.asset_id, target_time, model, role, forecasts.issued_at, CASE WHEN role <> 'live' THEN version END,

@@ -231,36 +231,33 @@ def test_meters__that_are_few_late_or_new__are_not_judged() -> None:
 
 def test_meters__that_are_named__are_judged_by_the_weeks_before_the_finding_and_the_others_by_all() -> None:
     shares = shares_of(4)
-    shares[3, -3:] += 0.3
-    # two weeks in its own past, as large as this one, would make it usual
-    shares[5, 10:12] += 0.3
-    shares[5, -1] += 0.3
-    meters, begin = meters_of(shares), TODAY - 3 * 7 * DAY
-    named = found_meters(meters, opened={Kind.METERS: begin}, named=["meter-3"])
-    beside = [np.abs(shares[3, week]) - np.median(np.abs(shares[:, week])) for week in range(1, 27)]
-    high = np.mean(beside) + 2.5 * np.std(beside, ddof=1) + np.median(np.abs(shares[:, -1]))
-    assert named is not None
-    assert named["meter-3"]["kind"] == "error" or named["meter-3"]["high"] is not None
-    bias = [shares[3, week] - np.median(shares[:, week]) for week in range(1, 27)]
-    top = np.mean(bias) + 2.5 * np.std(bias, ddof=1) + np.median(shares[:, -1])
-    assert named["meter-3"]["high"] == pytest.approx(high if named["meter-3"]["kind"] == "error" else top)
-    goes_on = found_meters(meters, opened={Kind.METERS: begin})
-    assert goes_on is not None
-    assert "meter-3" not in goes_on or goes_on["meter-3"]["high"] > named["meter-3"]["high"]
+    for number in (3, 5):
+        shares[number, -3:] += 0.3
+    shares[5, -1] += 1
+    begin = TODAY - 3 * 7 * DAY
+    found = found_meters(meters_of(shares), opened={Kind.METERS: begin}, named=["meter-3"])
+    assert found is not None
+    for name, number, weeks in (("meter-3", 3, range(1, 27)), ("meter-5", 5, range(3, 29))):
+        values = np.abs(shares) if found[name]["kind"] == "error" else shares
+        beside = [values[number, week] - np.median(values[:, week]) for week in weeks]
+        high = np.mean(beside) + 2.5 * np.std(beside, ddof=1) + np.median(values[:, -1])
+        assert found[name]["high"] == pytest.approx(high)
 
 
 def test_meters__of_a_large_model__need_more() -> None:
     """As many of a thousand are found by chance as of twenty."""
     random = np.random.default_rng(5)
-    counts = {}
+    found = {}
     for size in (20, 1000):
         shares = random.normal(0, 0.05, (size, 27))
+        shares[0, -1] += 5
         meters = {f"{number}": meters_of(of[None])["meter-0"] for number, of in enumerate(shares)}
         finding = judge("m", meters, RULES, today=TODAY, settled_before=TODAY)[Kind.METERS]
-        counts[size] = 0 if finding is None else finding.detail["value"]
-        if size == 1000:
-            assert finding is None or finding.detail["limit"] == pytest.approx(3.66, abs=0.01)
-    assert counts[1000] <= 10
+        assert finding is not None
+        assert finding.detail["meters"][0]["asset_id"] == "0"
+        found[size] = finding.detail
+    assert [each["limit"] for each in found.values()] == pytest.approx([2.5, 3.66], abs=0.01)
+    assert found[1000]["value"] <= 10
 
 
 def test_meters__are_said_in_one_line() -> None:
