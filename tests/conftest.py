@@ -50,7 +50,7 @@ httpx._transports.default.create_ssl_context = lambda *arguments, **named: _tls(
 )
 # The process that the commands of tests are forks of has imported what most of them need, too.
 mlflow_servers.PRELOADED += [
-    *("ai_hub.cli.main", "ai_hub.cli.feast_main", "ai_hub.cli.forecasting", "feast.repo_operations"),
+    *("ai_hub.cli.main", "ai_hub.cli.feast_main", "feast.repo_operations"),
     *("ai_hub.ingest.files", "ai_hub.features.materialize", "ai_hub.features.online.reader"),
     *("ai_hub.forecasting.day_ahead_training", "ai_hub.forecasting.train", "ai_hub.forecasting.production"),
     "mlflow_plugins.web.app",

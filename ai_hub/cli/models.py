@@ -1,4 +1,4 @@
-"""`ai-hub promote | rollback | delete | history | production | models | request | comment`: versions."""
+"""`ai-hub promote | rollback | delete | compare | history | production | models | request | comment`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Model = Annotated[str, typer.Argument(help="name of the registered model", show_default=False)]
 Tenant = Annotated[str, typer.Option("--tenant", "-t", help="tenant of the model", show_default=False)]
+Version = Annotated[str, typer.Option(help="a number, a semantic version, or latest: the newest in Staging")]
 Reason = Annotated[str | None, typer.Option("--reason", "-r", help="why; kept in the audit trail")]
 #: Versions in a table, unless `--limit` says how many.
 _LISTED = 50
@@ -35,9 +36,7 @@ def promote(
     model: Model,
     *,
     tenant: Tenant,
-    version: Annotated[
-        str, typer.Option(help="a number, a semantic version, or latest: the newest in Staging")
-    ] = "latest",
+    version: Version = "latest",
     stage: Annotated[str, typer.Option(help="production, archived or staging")] = "production",
     reason: Reason = None,
     as_json: AsJson = False,
@@ -87,6 +86,63 @@ def delete(
     )
     for path in files:
         typer.echo(f"  {path}")
+
+
+@app.command("compare")
+def compare_command(
+    model: Annotated[str, typer.Argument(help="registered model with a horizon", show_default=False)],
+    *,
+    tenant: Tenant,
+    version: Version = "latest",
+    weeks: Annotated[int, typer.Option("--weeks", min=4, help="newest weeks, which both forecast")] = 26,
+    shadow_days: Annotated[
+        int,
+        typer.Option(
+            "--shadow-days",
+            min=0,
+            help="look after so many days of forecasts in shadow, and compare these with their replay",
+        ),
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare a version in Staging with the one in production, over weeks that neither was trained on.
+
+    A version that has seen the weeks is represented by its recipe, fitted anew to what was known before them.
+    The registry keeps what is found, for the gate beats_production; there is one look at two versions.
+    """
+    from ai_hub.forecasting.challengers import compare_with_production
+    from mlflow_plugins.gates.comparison import Plan
+
+    with common.console(stderr=True).status("reading the versions") as status:
+        found = compare_with_production(
+            common.settings(),
+            tenant,
+            model,
+            version,
+            weeks=weeks,
+            shadow_days=shadow_days,
+            on_step=lambda step: status.update(Text(step)),
+        )
+    if as_json:
+        typer.echo(json.dumps(found.model_dump(mode="json"), indent=2))
+        return
+    if isinstance(found, Plan):
+        typer.echo(
+            f"Planned at {found.planned_at:%Y-%m-%d %H:%M} UTC: compare again at or after "
+            f"{found.look_at:%Y-%m-%d %H:%M} UTC. Until then run `ai-hub forecast run --follow --shadow`."
+        )
+        return
+    console = common.console()
+    console.print(
+        f"{model} of {tenant}: version {found.challenger.version} beside version {found.production.version} "
+        f"in production, looked at {found.looked_at:%Y-%m-%d %H:%M} UTC",
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = Table(Column(no_wrap=True), Column(overflow="fold"), box=None, show_header=False, pad_edge=False)
+    for name, fact in found.facts().items():
+        table.add_row(name, fact)
+    console.print(table)
 
 
 @app.command()
@@ -217,9 +273,6 @@ def _plain(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} has no JSON form")
-
-
-Version = Annotated[str, typer.Option(help="a number, a semantic version, or latest: the newest in Staging")]
 
 
 @app.command()

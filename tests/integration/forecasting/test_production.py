@@ -23,7 +23,7 @@ from support.day_ahead import MODEL, promote_day_ahead
 from support.energy import add_meter
 from typer.testing import CliRunner
 
-from ai_hub.cli import forecasts
+from ai_hub.cli import issuing
 from ai_hub.cli.main import app
 from ai_hub.db import connect
 from ai_hub.db.refresh import refresh
@@ -248,7 +248,7 @@ def test_follow__says_each_error_once_and_tries_again(
         return production.Issued(*(found or ([], [], [])))
 
     monkeypatch.setattr(Issuer, "catch_up", look)
-    monkeypatch.setattr(forecasts, "_check", lambda *_: ([], [], []))
+    monkeypatch.setattr(issuing, "_check", lambda *_: ([], [], []))
     lines = call("run", "--tenant", "t", "--follow", "--interval", "0.1").splitlines()
     # with the time before
     assert [line.split(" ", 2)[2].partition(":")[0] for line in lines] == [

@@ -19,7 +19,7 @@ from support.energy import add_meter
 from typer.testing import CliRunner
 
 from ai_hub import registry
-from ai_hub.cli import forecasts, jobs
+from ai_hub.cli import issuing, jobs
 from ai_hub.cli.main import app
 from ai_hub.db import connect
 from ai_hub.db.refresh import refresh
@@ -215,11 +215,11 @@ def test_a_follower_looks_for_live_issues_between_shadows(monkeypatch: pytest.Mo
     monkeypatch.setattr(jobs, "interruptible", lambda: nullcontext(stop))
     # said once, however often it is checked
     proposals = Proposals("t", waiting=[Waiting("t", "ahead", 2, None, [Cause.AGE])])
-    monkeypatch.setattr(forecasts, "_CHECK_S", 0)
-    monkeypatch.setattr(forecasts, "_check", lambda *_: ([], [proposals], []))
-    monkeypatch.setattr(forecasts, "say", told.append)
+    monkeypatch.setattr(issuing, "_CHECK_S", 0)
+    monkeypatch.setattr(issuing, "_check", lambda *_: ([], [proposals], []))
+    monkeypatch.setattr(issuing, "say", told.append)
     follower: Any = Follower()
-    forecasts._follow(follower, 0.05, LeadErrors())
+    issuing._follow(follower, 0.05, LeadErrors())
     assert order == ["look", "shadow", "look", "shadow"]
     assert told == [
         f"t: {proposals.waiting[0]}",

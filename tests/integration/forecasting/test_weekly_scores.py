@@ -14,7 +14,7 @@ from support.day_ahead import promote_day_ahead
 from typer.testing import CliRunner
 
 from ai_hub import registry
-from ai_hub.cli.forecasts import _check
+from ai_hub.cli.issuing import _check
 from ai_hub.cli.main import app
 from ai_hub.db import connect
 from ai_hub.errors import AiHubError

@@ -11,7 +11,7 @@ import pytest
 from mlflow.utils.validation import _validate_metric_name
 from support.issue_rows import RECIPE, START, load, make_rows, step_values
 
-from ai_hub.cli.forecasting import _horizon_of, show_backtest
+from ai_hub.cli.training import _horizon_of, show_backtest
 from ai_hub.errors import BadInputError
 from ai_hub.forecasting import log
 from ai_hub.forecasting.backtest import MODEL, NAIVE, Backtest, Meters, _warm_up, run

@@ -1,4 +1,4 @@
-"""`ai-hub train`, `ai-hub backtest`, `ai-hub compare` and `ai-hub predict`."""
+"""`ai-hub train` and `ai-hub backtest`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ai_hub.forecasting.backtest import Backtest, Comparison
     from ai_hub.forecasting.card import ModelCard
     from ai_hub.forecasting.day_ahead_training import Horizon, TrainedDayAhead
-    from ai_hub.forecasting.predict import Forecast, LoadedModel
     from ai_hub.forecasting.tracking import Logged, Trained
     from ai_hub.forecasting.train import TrainingPlan
 
@@ -349,101 +348,6 @@ def _record(tenant: str, name: str, card: ModelCard, backtest: Backtest, logged:
         return write_all(connection, backtest_runs(tenant, name, card, backtest, details))
 
 
-@app.command("compare")
-def compare_command(
-    model: Annotated[str, typer.Argument(help="registered model with a horizon", show_default=False)],
-    *,
-    tenant: Tenant,
-    version: Annotated[
-        str, typer.Option("--version", help="a number, a semantic version, or latest: the newest in Staging")
-    ] = "latest",
-    weeks: Annotated[int, typer.Option("--weeks", min=4, help="newest weeks, which both forecast")] = 26,
-    shadow_days: Annotated[
-        int,
-        typer.Option(
-            "--shadow-days",
-            min=0,
-            help="look after so many days of forecasts in shadow, and compare these with their replay",
-        ),
-    ] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Compare a version in Staging with the one in production, over weeks that neither was trained on.
-
-    A version that has seen the weeks is represented by its recipe, fitted anew to what was known before them.
-    The registry keeps what is found, for the gate beats_production; there is one look at two versions.
-    """
-    from ai_hub.forecasting.challengers import compare_with_production
-    from mlflow_plugins.gates.comparison import Plan
-
-    with common.console(stderr=True).status("reading the versions") as status:
-        found = compare_with_production(
-            common.settings(),
-            tenant,
-            model,
-            version,
-            weeks=weeks,
-            shadow_days=shadow_days,
-            on_step=lambda step: status.update(Text(step)),
-        )
-    if as_json:
-        typer.echo(json.dumps(found.model_dump(mode="json"), indent=2))
-        return
-    if isinstance(found, Plan):
-        typer.echo(
-            f"Planned at {found.planned_at:%Y-%m-%d %H:%M} UTC: compare again at or after "
-            f"{found.look_at:%Y-%m-%d %H:%M} UTC. Until then run `ai-hub forecast run --follow --shadow`."
-        )
-        return
-    console = common.console()
-    console.print(
-        f"{model} of {tenant}: version {found.challenger.version} beside version {found.production.version} "
-        f"in production, looked at {found.looked_at:%Y-%m-%d %H:%M} UTC",
-        highlight=False,
-        soft_wrap=True,
-    )
-    table = Table(Column(no_wrap=True), Column(overflow="fold"), box=None, show_header=False, pad_edge=False)
-    for name, fact in found.facts().items():
-        table.add_row(name, fact)
-    console.print(table)
-
-
-@app.command("predict")
-def predict_command(
-    *,
-    tenant: Tenant,
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", help="registered model; may be repeated [default: all in production]"),
-    ] = None,
-    asset: Annotated[
-        list[str] | None,
-        typer.Option("--asset", help="only this meter; may be repeated [default: the trained ones]"),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Forecast the hour with the production models and the newest features from Redis.
-
-    Fails when there are features for no meter at all.
-    """
-    from ai_hub.features.store import open_store
-    from ai_hub.imports import without
-
-    with without("sklearn"):  # a second, for nothing that a booster needs
-        from ai_hub.forecasting.predict import load, predict, production_models
-
-    models = [load(tenant, name) for name in model or production_models(tenant)]
-    store = open_store()
-    results = [(loaded, predict(store, loaded, asset or ())) for loaded in models]
-    if as_json:
-        typer.echo(json.dumps([_prediction(*result) for result in results], indent=2))
-    else:
-        for result in results:
-            _show_forecasts(*result)
-    if all(forecast.value is None for _, forecasts in results for forecast in forecasts):
-        raise typer.Exit(1)
-
-
 def _horizon(
     service: str | None,
     *,
@@ -653,64 +557,3 @@ def _show_training(tenant: str, trained: Trained, logged: Logged) -> None:
     for line in trained.warnings:
         console.print(line, highlight=False, soft_wrap=True)
     _show_logged(trained.name, logged)
-
-
-def _prediction(loaded: LoadedModel, forecasts: list[Forecast]) -> dict[str, Any]:
-    version = loaded.version
-    return {
-        "tenant": version.tenant,
-        "model": version.model,
-        "version": version.version,
-        "semantic_version": version.semantic_version,
-        "feature_service": loaded.card.feature_service,
-        "unit": loaded.card.unit,
-        "forecasts": [
-            asdict(forecast) | {"hour": forecast.hour.isoformat() if forecast.hour else None}
-            for forecast in forecasts
-        ],
-    }
-
-
-_WHY = {
-    "late": "the hour is over; materialize newer features",
-    "stale": "too old to forecast from; run `ai-hub refresh` and `feast materialize-incremental`",
-    "incomplete": "cannot forecast without the missing features",
-    "unknown": "not in Redis; check the name, run `feast materialize-incremental`",
-}
-
-
-def _show_forecasts(loaded: LoadedModel, forecasts: list[Forecast]) -> None:
-    console = common.console()
-    version = loaded.version
-    table = Table(
-        Column("meter", overflow="fold"),
-        Column("hour (UTC)", no_wrap=True),
-        Column(f"forecast{f' ({loaded.card.unit})' if loaded.card.unit else ''}", justify="right"),
-        "status",
-        box=SIMPLE_HEAD,
-    )
-    for forecast in forecasts:
-        table.add_row(
-            forecast.asset_id,
-            f"{forecast.hour:%Y-%m-%d %H:%M}" if forecast.hour else "-",
-            "-" if forecast.value is None else f"{forecast.value:.3f}",
-            forecast.status,
-        )
-    console.print(
-        f"\n{version.model} {version.semantic_version} of {version.tenant}, in production", highlight=False
-    )
-    console.print(table)
-    for forecast in forecasts:
-        if note := _WHY.get(forecast.status):
-            console.print(f"{forecast.asset_id}: {note}", highlight=False, soft_wrap=True)
-        if forecast.asset_id not in loaded.card.assets:
-            console.print(f"{forecast.asset_id}: the model was not trained on it", highlight=False)
-        if forecast.hour:
-            features = ", ".join(f"{name} {_number(value)}" for name, value in forecast.features.items())
-            console.print(f"{forecast.asset_id}: {features}", style="dim", highlight=False, soft_wrap=True)
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "missing"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
