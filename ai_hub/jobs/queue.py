@@ -20,13 +20,20 @@ from prometheus_client.registry import Collector
 from psycopg.errors import UniqueViolation
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
-from tenacity import retry as tenacity_retry
-from tenacity import retry_if_exception_type, stop_after_delay, wait_exponential
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_exponential,
+)
 
 from ai_hub.db.transactions import brief_session, transaction
 from ai_hub.errors import AiHubError, ConflictError, NotFoundError, ServiceDownError
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import AsyncIterator, Iterator, Sequence
 
     from ai_hub.settings import Settings
@@ -183,13 +190,8 @@ RETURNING {COLUMNS}
 _BRIEF: Final = COLUMNS.replace(" arguments,", " '{}'::jsonb AS arguments,").replace(
     " result,", " NULL::jsonb AS result,"
 )
-#: What must not get lost is tried again while the database is away, so long.
-_through_outage = tenacity_retry(
-    retry=retry_if_exception_type(ServiceDownError),
-    stop=stop_after_delay(120),
-    wait=wait_exponential(multiplier=0.2, max=5),
-    reraise=True,
-)
+#: What must not get lost is tried again while the database is away, so many seconds.
+_OUTAGE_S: Final = 120
 
 
 @dataclass(frozen=True)
@@ -243,16 +245,21 @@ def is_stalled(settings: Settings, job_id: UUID) -> bool:
         return connection.execute(query, [job_id]).fetchone() is not None
 
 
+def through_outage(stop: threading.Event) -> Retrying:
+    """Calls one of the functions below, again while the database is away; once more after the stop."""
+    return Retrying(
+        retry=retry_if_exception_type(ServiceDownError),
+        stop=stop_after_delay(_OUTAGE_S) | stop_when_event_set(stop),
+        sleep=sleep_using_event(stop),
+        wait=wait_exponential(multiplier=0.2, max=5),
+        reraise=True,
+    )
+
+
 def renew(settings: Settings, job: Job, progress: float) -> bool | None:
     """Renew the lease; returns whether cancellation is requested, or None if another worker has the job."""
     row = _update(settings, _RENEW, job, lease=LEASE_S, progress=progress)
     return None if row is None else bool(row[0])
-
-
-@_through_outage
-def renew_with_retry(settings: Settings, job: Job, progress: float = 0) -> bool | None:
-    """Renew the lease, retrying through an outage of the database."""
-    return renew(settings, job, progress)
 
 
 def requeue(settings: Settings, job: Job, *, pause_s: float = 0, counted: bool = True) -> bool:
@@ -263,17 +270,11 @@ def requeue(settings: Settings, job: Job, *, pause_s: float = 0, counted: bool =
     return _update(settings, _REQUEUE, job, pause=pause_s, uncounted=int(not counted)) is not None
 
 
-#: Requeues, retrying through an outage of the database.
-requeue_with_retry: Final = _through_outage(requeue)
-
-
-@_through_outage
 def fail(settings: Settings, job: Job, error: str, *, has_orphans: bool = False) -> bool:
     """End it without a result; False if another worker has it."""
     return _update(settings, _FAIL, job, error=error, has_orphans=has_orphans) is not None
 
 
-@_through_outage
 def complete(settings: Settings, job: Job, result: dict[str, Any], *, even_cancelled: bool = False) -> bool:
     """End it with its result; False if another worker has it, or if it was cancelled."""
     values = {"result": Jsonb(result), "even_cancelled": even_cancelled}

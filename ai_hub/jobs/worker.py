@@ -114,7 +114,8 @@ class Lease:
     def confirm(self) -> None:
         """Make sure of the job once more, right before what cannot be undone; raises `MustEndError`."""
         self.check()
-        self._judge(queue.renew_with_retry(self._settings, self._job, self.progress))
+        renew = queue.through_outage(self._stop)
+        self._judge(renew(queue.renew, self._settings, self._job, self.progress))
         self.check()
 
     def _keep(self) -> None:
@@ -280,6 +281,7 @@ class Worker:
         self._settings = settings
         self._tasks = {task.kind: task for task in tasks}
         self._stop = stop
+        self._through_outage = queue.through_outage(stop)
         #: no other worker has this name
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
@@ -358,7 +360,7 @@ class Worker:
                 if job.attempts > task.retry.max_attempts:
                     return self._fail(job, attempt, _DIED.format(attempts=task.retry.max_attempts))
                 result = attempt.run(lease)
-                if not queue.complete(self._settings, job, result):
+                if not self._through_outage(queue.complete, self._settings, job, result):
                     raise CancelledError  # noqa: TRY301  # at the last moment
             except Exception as raised:  # each has to be recorded
                 # and not what has become of an interrupted query
@@ -376,7 +378,7 @@ class Worker:
         """Record how an attempt ended that did not complete the job."""
         if lease.is_released:
             return "requeued"
-        cancelled = queue.renew_with_retry(self._settings, job)
+        cancelled = self._through_outage(queue.renew, self._settings, job, 0)
         if cancelled is None:
             # the next attempt has removed what this one made
             return "lost"
@@ -391,7 +393,7 @@ class Worker:
 
     def _requeue(self, job: Job, attempt: Attempt | None, *, pause_s: float = 0, counted: bool = True) -> str:
         _is_cleaned(attempt)
-        held = queue.requeue_with_retry(self._settings, job, pause_s=pause_s, counted=counted)
+        held = self._through_outage(queue.requeue, self._settings, job, pause_s=pause_s, counted=counted)
         return "requeued" if held else "lost"
 
     def _fail(self, job: Job, attempt: Attempt | None, error: str) -> str:
@@ -402,12 +404,12 @@ class Worker:
         except (AiHubError, OSError):  # `remove_orphans` asks again
             result, cleaned = None, False
         if result is not None:
-            if not queue.complete(self._settings, job, result, even_cancelled=True):
+            if not self._through_outage(queue.complete, self._settings, job, result, even_cancelled=True):
                 return "lost"
             _log_completed(job, result)
             return "completed"
         has_orphans = not cleaned or self._tasks[job.kind].late_s > 0
-        if not queue.fail(self._settings, job, error, has_orphans=has_orphans):
+        if not self._through_outage(queue.fail, self._settings, job, error, has_orphans=has_orphans):
             return "lost"
         return "cancelled" if error == CANCELLED else "failed"
 

@@ -239,6 +239,35 @@ def test_stop__while_the_database_is_away__ends_with_the_work(
     assert jobs.find(jobs.one, job).status == "pending"
 
 
+@pytest.mark.parametrize("tries", [1, 2])
+def test_stop__while_the_database_stays_away__ends_after_one_try(
+    jobs: Queue, monkeypatch: pytest.MonkeyPatch, tries: int
+) -> None:
+    stop, in_main = threading.Event(), []
+
+    def away(_settings: Settings, query: str, *_given: Any, **_values: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            in_main.append(query)
+            if len(in_main) == tries:
+                stop.set()
+        raise ServiceDownError("TimescaleDB", "db:5432", "refused")
+
+    def fit(_job: Job, _lease: Lease) -> None:
+        monkeypatch.setattr(queue, "_update", away)
+        if tries == 1:
+            stop.set()
+        raise ServiceDownError("TimescaleDB", "db:5432", "refused")
+
+    jobs.task.on_run = fit
+    job, stopped = jobs.defer(jobs.one), Worker(jobs.settings, [jobs.task], stop)
+    began = time.monotonic()
+    stopped.run()
+    assert time.monotonic() < began + 30
+    assert in_main == [queue._RENEW] * tries
+    # another worker has it when the lease has run out
+    assert jobs.find(jobs.one, job).status == "running"
+
+
 def test_lock__one_unfinished_job_has_it__of_each_tenant(jobs: Queue) -> None:
     first = jobs.defer(jobs.one, queueing_lock="model")
     jobs.defer(jobs.two, queueing_lock="model")
