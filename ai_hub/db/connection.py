@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from ai_hub.errors import ServiceDownError
 from ai_hub.settings import Settings, postgres_environment
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 
 # the embedded server answers one statement at a time, and a long one is no failure
 _CONNECT_TIMEOUT_S = 60
+#: A server that has vanished is noticed in a minute: by who sends (`tcp_user_timeout`, in ms), and by who
+#: waits for an answer. A DSN may say otherwise.
+_VANISHED = {
+    "tcp_user_timeout": str(1000 * _CONNECT_TIMEOUT_S),
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+}
 _UTC = {"UTC", "Etc/UTC", "GMT"}
 _PREPARE_THRESHOLD = 5  # psycopg's own default
 
@@ -35,12 +44,10 @@ def connect(
     dsn = dsn or settings.require("timescale_dsn")
     try:
         connection = psycopg.connect(
-            dsn,
+            _with_defaults(dsn),
             autocommit=True,
             application_name=application_name,
             connect_timeout=_CONNECT_TIMEOUT_S,
-            # a server that has vanished is noticed in the same time by who keeps a connection to it
-            tcp_user_timeout=1000 * _CONNECT_TIMEOUT_S,
             prepare_threshold=prepare_threshold(settings),
         )
         _use_utc(connection)
@@ -50,6 +57,11 @@ def connect(
         reason = str(error).strip().splitlines()[-1]
         raise ServiceDownError("TimescaleDB", f"{where['PGHOST']}:{where['PGPORT']}", reason) from error
     return connection
+
+
+def _with_defaults(dsn: str) -> str:
+    own = conninfo_to_dict(dsn)
+    return make_conninfo(dsn, **{name: value for name, value in _VANISHED.items() if name not in own})
 
 
 def _use_utc(connection: psycopg.Connection[Any]) -> None:
