@@ -51,7 +51,13 @@ def strings(value: object) -> list[str]:
 
 def _fill(value: object, variables: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
-        return {key: _fill(item, variables) for key, item in value.items()}
+        filled = {key: _fill(item, variables) for key, item in value.items()}
+        for name, text in [*filled.get("environment", {}).items()]:
+            if text is None:  # handed on where it is set
+                del filled["environment"][name]
+                if name in variables:
+                    filled["environment"][name] = variables[name]
+        return filled
     if isinstance(value, list):
         return [_fill(item, variables) for item in value]
     if isinstance(value, str):

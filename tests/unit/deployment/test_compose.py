@@ -189,10 +189,7 @@ def test_mlflow__runs_as_in_the_embedded_stack() -> None:
         *("MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"),
         *("MLFLOW_AUTH_CONFIG_PATH", "MLFLOW_AUTH_ADMIN_PASSWORD", mlflow_server.SECRET_KEY),
         *("AI_HUB_DELEGATES", "AI_HUB_MLFLOW_ASSISTANT"),
-        *(
-            f"OPENLINEAGE_{name}"
-            for name in ("URL", "ENDPOINT", "API_KEY", "_TRANSPORT", "NAMESPACE", "DISABLED")
-        ),
+        *(f"OPENLINEAGE_{name}" for name in ("URL", "ENDPOINT", "API_KEY", "NAMESPACE", "DISABLED")),
         *_NOTIFY,
     }
     assert (
@@ -203,6 +200,24 @@ def test_mlflow__runs_as_in_the_embedded_stack() -> None:
     assert config["target"] == service["environment"]["MLFLOW_AUTH_CONFIG_PATH"]
     database = service["environment"]["MLFLOW_BACKEND_STORE_URI"]
     assert FILE["configs"][config["source"]]["content"] == mlflow_server.login_configuration(database)
+
+
+@pytest.mark.parametrize(
+    ("variables", "own"),
+    [
+        ({"OPENLINEAGE__TRANSPORT": '{"type": "noop"}'}, {}),
+        ({}, {"OPENLINEAGE__TRANSPORT__TYPE": "noop"}),
+    ],
+    ids=["whole, in .env", "by parts, in a Compose file of one's own"],
+)
+def test_lineage__goes_where_its_transport_says(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], own: dict[str, str]
+) -> None:
+    environment = compose.resolved(PASSWORDS | variables)["services"]["cli"]["environment"]
+    for name, value in ({k: v for k, v in environment.items() if k.startswith("OPENLINEAGE")} | own).items():
+        monkeypatch.setenv(name, value)
+    client = importlib.import_module("openlineage.client").OpenLineageClient()
+    assert client.transport.kind == "noop"
 
 
 @pytest.mark.parametrize("name", ["apply", "feature-server", "materializer", "cli"])

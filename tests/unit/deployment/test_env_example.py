@@ -100,6 +100,8 @@ def test_nothing_else__is_described() -> None:
     known |= {f"AI_HUB_{name.upper()}" for name in PortSettings.model_fields}
     known |= {f"AI_HUB_API_{name.upper()}" for name in ServiceSettings.model_fields}
     known |= {match["name"] for match in compose.VARIABLE.finditer(compose.FILE.read_text())}
+    for service in compose.raw()["services"].values():
+        known |= {name for name, value in service.get("environment", {}).items() if value is None}
     assert ENTRIES.keys() <= known
 
 
