@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from ai_hub.db.transactions import transaction
-from ai_hub.errors import ConflictError
+from ai_hub.errors import ConflictError, ServiceDownError
 from ai_hub.forecasting.retraining import KIND, new_meters
 from ai_hub.jobs.queue import Job
 from ai_hub.jobs.worker import DEFAULT_RETRY, RetryStrategy
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ai_hub.forecasting.train import TrainingPlan
     from ai_hub.jobs.worker import Lease
     from ai_hub.registry import ModelVersion
+    from mlflow_plugins.lineage_events import LineageRun
 
 _WEEK: Final = timedelta(weeks=1)
 
@@ -71,7 +72,16 @@ class RetrainAttempt:
                 client.set_terminated(run.info.run_id, "KILLED")
 
     def result(self) -> dict[str, Any] | None:
-        """The version of this request; None: there is none."""
+        """The version of this request; None: there is none.
+
+        The attempt that registered it may have ended as failed, so lineage is told of it anew.
+        """
+        if (result := self._registered()) is not None:
+            with lineage_run(self.job.tenant_id, f"retrain/{self._model}") as lineage:
+                self._describe(lineage, result)
+        return result
+
+    def _registered(self) -> dict[str, Any] | None:
         from ai_hub.registry.versions import search  # noqa: PLC0415  # see above
         from mlflow_plugins.registration.publishing import KEY_TAG  # noqa: PLC0415
 
@@ -126,17 +136,24 @@ class RetrainAttempt:
                         tags={REQUEST_TAG: key, KEY_TAG: key},
                         on_logged=on_logged,
                     )
-            except ConflictError:
-                # what a killed attempt had asked for was done meanwhile
-                if (result := self.result()) is None:
+            except (ConflictError, ServiceDownError) as error:
+                # what a killed attempt had asked for was done meanwhile, or the registry's answer got lost
+                try:
+                    result = self._registered()
+                except ServiceDownError:
+                    raise error from None
+                if result is None:
                     raise
-                # its rows are not those of this attempt
-                lineage.outputs = [model_version(plan.model, result["version"], result["semantic_version"])]
+                self._describe(lineage, result)
                 return result
             describe_training(lineage, plan.model, trained.source, logged)
-        result = self.result()
+        result = self._registered()
         assert result is not None  # noqa: S101  # was registered
         return result
+
+    def _describe(self, lineage: LineageRun, result: dict[str, Any]) -> None:
+        """Say of an event which version there is; its rows may be those of another attempt."""
+        lineage.outputs = [model_version(self._model, result["version"], result["semantic_version"])]
 
     @property
     def _model(self) -> str:

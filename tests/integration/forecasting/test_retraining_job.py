@@ -18,7 +18,7 @@ from support.day_ahead import client_of_its_own
 
 from ai_hub import registry
 from ai_hub.db.transactions import transaction
-from ai_hub.errors import ConflictError
+from ai_hub.errors import ConflictError, ServiceDownError
 from ai_hub.forecasting import day_ahead_tracking, day_ahead_training, retraining
 from ai_hub.forecasting.card import ModelCard
 from ai_hub.forecasting.day_ahead_training import TrainedDayAhead  # of a dataclass
@@ -26,6 +26,7 @@ from ai_hub.forecasting.production import card_of
 from ai_hub.forecasting.retrain_task import RetrainAttempt, RetrainTask, recipe
 from ai_hub.jobs import queue
 from ai_hub.jobs.worker import Worker
+from ai_hub.registry import versions
 from ai_hub.registry.versions import REQUEST_TAG
 from ai_hub.settings import Settings
 from mlflow_plugins import lineage_events
@@ -225,8 +226,20 @@ def test_cancelled_or_failed__while_it_is_registered__completes_with_its_version
     assert (request.status, request.new_version, request.error) == ("completed", version.version, None)
 
 
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
+    """Lineage events that were sent: their state and outputs."""
+    events: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(
+        lineage_events,
+        "_send",
+        lambda run, state, _: events.append((state, [each.name for each in run.outputs])),
+    )
+    return events
+
+
 def test_answer_that_is_lost__is_asked_for_again_without_a_second_version(
-    canned: Place, monkeypatch: pytest.MonkeyPatch
+    canned: Place, told: list[tuple[str, list[str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request_id, register = canned.request(), day_ahead_tracking.register_model
 
@@ -235,15 +248,40 @@ def test_answer_that_is_lost__is_asked_for_again_without_a_second_version(
         return register(*given)
 
     monkeypatch.setattr(day_ahead_tracking, "register_model", twice)
-    told: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(
-        lineage_events,
-        "_send",
-        lambda run, state, _: told.append((state, [each.name for each in run.outputs])),
-    )
     assert canned.work(request_id) == "completed"
     (version,) = canned.versions(request_id)
     assert told == [("START", []), ("COMPLETE", [f"models/{canned.model}/{version.version}"])]
+
+
+@pytest.mark.parametrize("is_back", [True, False])
+def test_lineage__of_a_version_whose_answer_is_lost__is_complete_once_it_is_found(
+    canned: Place, told: list[tuple[str, list[str]]], monkeypatch: pytest.MonkeyPatch, *, is_back: bool
+) -> None:
+    request_id, register, search = canned.request(), day_ahead_tracking.register_model, versions.search
+
+    def away(*_: Any) -> Any:
+        raise ServiceDownError("MLflow", "mlflow:5000", "refused")
+
+    def lost(*given: Any) -> Any:
+        register(*given)
+        if not is_back:
+            monkeypatch.setattr(versions, "search", away)
+        away()
+
+    monkeypatch.setattr(day_ahead_tracking, "register_model", lost)
+    outcome = canned.work(request_id)
+    monkeypatch.setattr(versions, "search", search)
+    (version,) = canned.versions(request_id)
+    complete = ("COMPLETE", [f"models/{canned.model}/{version.version}"])
+    if is_back:
+        assert (outcome, told) == ("completed", [("START", []), complete])
+        return
+    assert (outcome, told) == ("requeued", [("START", []), ("FAIL", [])])
+    with transaction(canned.settings) as connection:
+        connection.execute("UPDATE jobs SET next_at = now() WHERE job_id = %s", [request_id])
+    assert canned.work(request_id) == "completed"
+    assert told[2:] == [("START", []), complete]
+    assert canned.versions(request_id) == [version]
 
 
 def die(*_: Any) -> None:
