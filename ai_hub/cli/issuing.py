@@ -122,7 +122,7 @@ def _follow(issuer: Issuer, interval: float, errors_by_lead: LeadErrors) -> None
     from ai_hub.cli.jobs import interruptible
 
     said: list[str] = []
-    waiting: list[str] = []
+    waiting: dict[str, list[str]] = {}
     next_check = 0.0
     with interruptible() as stop:
         while not stop.is_set():
@@ -135,14 +135,7 @@ def _follow(issuer: Issuer, interval: float, errors_by_lead: LeadErrors) -> None
                     issuer.settings, issuer.tenants, partial(errors_by_lead.read, issuer.settings)
                 )
                 errors += failures
-                for each in outcomes:  # what the registry does not tell, the issuer has said
-                    for finding in each.new:
-                        say(f"{each.tenant}: {finding}")
-                    for finding in each.resolved:
-                        say(f"{each.tenant}: resolved: {finding}")
-                waited, waiting = waiting, [f"{p.tenant}: {each}" for p in proposals for each in p.waiting]
-                for line in (*_proposal_lines(proposals), *(each for each in waiting if each not in waited)):
-                    say(line)
+                _say_checked(outcomes, proposals, waiting)
             problems = [*notes, *(" ".join(str(explain(error)).split()) for error in errors)]
             for problem in problems:
                 if problem not in said:
@@ -150,6 +143,24 @@ def _follow(issuer: Issuer, interval: float, errors_by_lead: LeadErrors) -> None
             said = problems
             _issue_shadows(issuer, stop, time.monotonic() + interval)
     say("stopped")
+
+
+def _say_checked(
+    outcomes: Sequence[Outcome], proposals: Sequence[Proposals], waiting: dict[str, list[str]]
+) -> None:
+    """Say what is new; `waiting` has by tenant what waited at its last check that did not fail."""
+    for outcome in outcomes:  # what the registry does not tell, the issuer has said
+        for finding in outcome.new:
+            say(f"{outcome.tenant}: {finding}")
+        for finding in outcome.resolved:
+            say(f"{outcome.tenant}: resolved: {finding}")
+    for line in _proposal_lines(proposals):
+        say(line)
+    for each in proposals:
+        waited, waiting[each.tenant] = waiting.get(each.tenant, []), [str(waits) for waits in each.waiting]
+        for line in waiting[each.tenant]:
+            if line not in waited:
+                say(f"{each.tenant}: {line}")
 
 
 def _issue_shadows(issuer: Issuer, stop: threading.Event, until: float) -> None:

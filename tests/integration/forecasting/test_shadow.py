@@ -9,6 +9,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -226,6 +227,29 @@ def test_a_follower_looks_for_live_issues_between_shadows(monkeypatch: pytest.Mo
         *("shadow 2 is made", "shadow 1 is made"),
         *("1 forecasts in shadow are not made", "stopped"),
     ]
+
+
+def test_a_follower_says_once_what_waits__also_after_a_check_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stop, told = threading.Event(), list[str]()
+    proposals = Proposals("t", waiting=[Waiting("t", "ahead", 2, None, [Cause.AGE])])
+    checks: list[list[Proposals]] = [[proposals], [], [proposals]]
+
+    def check(*_: object) -> tuple[list[Any], list[Proposals], list[Exception]]:
+        if len(checks) == 1:
+            stop.set()
+        return [], checks.pop(0), []
+
+    monkeypatch.setattr(jobs, "interruptible", lambda: nullcontext(stop))
+    monkeypatch.setattr(issuing, "_CHECK_S", 0)
+    monkeypatch.setattr(issuing, "_check", check)
+    monkeypatch.setattr(issuing, "say", told.append)
+    follower: Any = SimpleNamespace(
+        settings=None, tenants=(), waiting_shadows=0, catch_up=lambda: production.Issued([], [], [])
+    )
+    issuing._follow(follower, 0.01, LeadErrors())
+    assert told == [f"t: {proposals.waiting[0]}", "stopped"]
 
 
 def test_versions_of_another_tenant_forecast_nothing(energy: Energy, tenant: str) -> None:
