@@ -27,9 +27,9 @@ $(STAMP): pyproject.toml requirements.lock
 	@$(if $(COMPILED),$(BIN)/python -m compileall -q ai_hub feast_plugins mlflow_plugins feature_repo)
 	@touch $@
 
-# As many sets of servers side by side, of two gigabytes each. A third on two cores made the run no shorter.
+# As many sets of servers side by side, of two gigabytes each. Two on two cores wait a third of the time.
 # Among the first files is that of the demo, which takes longest.
-WORKERS ?= 2
+WORKERS ?= 3
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

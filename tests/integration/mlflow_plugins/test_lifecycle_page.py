@@ -28,12 +28,14 @@ from mlflow_plugins.gates.comparison import record_tag
 from mlflow_plugins.lifecycle.discussions import Discussions
 from mlflow_plugins.store.lifecycle_store import LifecycleStore
 from mlflow_plugins.users import permissions
-from mlflow_plugins.web.lifecycle import model_page, render, views
+from mlflow_plugins.web.lifecycle import model_page, render, views, visitor
 from mlflow_plugins.web.lifecycle.app import create_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from mlflow_plugins.lifecycle.audit import Transition
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -185,6 +187,26 @@ def test_form__sent_twice__moves_once(page: Page) -> None:
         displaced = wish["action"] in {"promote", "rollback"}
         assert len(page.store.history(model.name)) == before + 1 + displaced
     model.check()
+
+
+def test_form__sent_twice__the_first_moves_while_the_second_reads__is_told_of_it(
+    store: LifecycleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(store)
+    version = model.register()
+    production_at = store.production_at
+
+    def moved_first(name: str, at_ms: int) -> Transition | None:
+        model.move(version, "Production")
+        return production_at(name, at_ms)
+
+    monkeypatch.setattr(store, "production_at", moved_first)
+    seen = store.history(model.name, limit=1)[0].id
+
+    told = visitor.carry_out(store, model.name, visitor.Form("promote", version, "", "", seen))
+
+    assert (told.version, told.to_stage) == (version, "Production")
+    assert len(store.history(model.name)) == 2
 
 
 def test_form__of_an_old_page__changes_nothing(page: Page) -> None:
