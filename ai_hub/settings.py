@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from ai_hub import paths
 from ai_hub.errors import BadInputError, SettingMissingError
@@ -40,17 +45,26 @@ def read_stack_environment() -> dict[str, str]:
     return {str(name): str(value) for name, value in environment.items()}
 
 
-class _EmbeddedStackSource(PydanticBaseSettingsSource):
-    """Lowest source: what the embedded stack recorded about itself."""
+class _Variables(PydanticBaseSettingsSource):
+    """The environment, then `.env`, then what the embedded stack recorded about itself.
+
+    Every field is one plain value. Pydantic's sources find that out for each field anew, which takes
+    milliseconds at every connection and every call of the registry.
+    """
+
+    def __init__(self, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource) -> None:
+        super().__init__(settings_cls)
+        self._found = {name.lower(): value for name, value in read_stack_environment().items()}
+        for source in reversed(sources):
+            if isinstance(source, EnvSettingsSource):
+                self._found |= {name: value for name, value in source.env_vars.items() if value is not None}
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         del field
-        return read_stack_environment().get(field_name.upper()), field_name, False
+        return self._found.get(field_name), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        recorded = read_stack_environment()
-        names = (name for name in self.settings_cls.model_fields if name.upper() in recorded)
-        return {name: recorded[name.upper()] for name in names}
+        return {name: self._found[name] for name in self.settings_cls.model_fields if name in self._found}
 
 
 class Settings(RegistrySettings):
@@ -125,13 +139,7 @@ class Settings(RegistrySettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put the embedded stack's record below everything a person sets."""
-        return (
-            init_settings,
-            env_settings,
-            dotenv_settings,
-            file_secret_settings,
-            _EmbeddedStackSource(settings_cls),
-        )
+        return init_settings, _Variables(settings_cls, env_settings, dotenv_settings), file_secret_settings
 
     def require(self, name: str) -> str:
         """Value of setting `name` (lower case), in clear text.

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 FORKS = multiprocessing.get_context("forkserver")
-#: The first makes MLflow take the rest for a server's process; the last is what each would import by itself.
-PRELOADED = ["uvicorn", "mlflow.server.fastapi_app", "mlflow_plugins.store.lifecycle_store", "feast"]
+#: A module that is found without this process's path, which the one that others are forked from does not get.
+PRELOADED = ["benchmarks.preload"]
 _START_S = 60
 #: A variable of servers with login for tests: checking a password costs nothing, instead of 50 milliseconds.
 QUICK_PASSWORDS = "AI_HUB_TEST_QUICK_PASSWORDS"

@@ -48,14 +48,7 @@ _tls = cache(lambda _, *arguments, **named: httpx.create_ssl_context(*arguments,
 httpx._transports.default.create_ssl_context = lambda *arguments, **named: _tls(
     (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")), *arguments, **named
 )
-# The process that the commands of tests are forks of has imported what most of them need, too.
-mlflow_servers.PRELOADED += [
-    *("ai_hub.cli.main", "ai_hub.cli.feast_main", "feast.repo_operations"),
-    *("ai_hub.ingest.files", "ai_hub.features.materialize", "ai_hub.features.online.reader"),
-    *("ai_hub.forecasting.day_ahead_training", "ai_hub.forecasting.train", "ai_hub.forecasting.production"),
-    "mlflow_plugins.web.app",
-]
-# As many workers run as there are cores; LightGBM's threads would wait for each other.
+# More workers run than there are cores; LightGBM's threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # MLflow's usage reports change the environment from a thread of their own.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
