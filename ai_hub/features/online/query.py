@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import re
 from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
@@ -38,7 +39,7 @@ from feast_plugins.postgres.serving import DEFAULT_LOOKUP, lookup_table
 from feast_plugins.windows.declarations import HORIZON_TAG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping
 
     from feast import Entity, FeatureView, OnDemandFeatureView, RepoConfig
 
@@ -323,7 +324,24 @@ class View:
 
 #: Index in a reply, name and type of a feature.
 Column = tuple[int, str, ValueType | None]
-Columns = tuple[Column, ...]
+Picker = Callable[[Sequence[Any]], tuple[Any, ...]]
+
+
+def picker(indexes: Sequence[int]) -> Picker:
+    """What takes the elements with these indexes from a row."""
+    if len(indexes) > 1:
+        return itemgetter(*indexes)
+    return lambda row: tuple([row[index] for index in indexes])
+
+
+class Columns:
+    """Columns of a reply: 64-bit floating-point numbers first, which are decoded together."""
+
+    def __init__(self, columns: Iterable[Column]) -> None:
+        self.all = sorted(columns, key=lambda column: column[2] != ValueType.DOUBLE)
+        self.others = [column for column in self.all if column[2] != ValueType.DOUBLE]
+        #: takes the first from a reply
+        self.doubles = picker([index for index, _, kind in self.all if kind == ValueType.DOUBLE])
 
 
 @dataclass(frozen=True)
@@ -407,9 +425,14 @@ class Query:
         return tuple(
             (view, name, index, kind)
             for view in views
-            for index, name, kind in self.columns[view]
+            for index, name, kind in self.columns[view].all
             if name in declared
         )
+
+    @cached_property
+    def input_cells(self) -> Picker:
+        """What takes the bytes of `inputs` from a reply."""
+        return picker([index for _, _, index, _ in self.inputs])
 
     @cached_property
     def output_names(self) -> tuple[str, ...]:
@@ -434,33 +457,29 @@ class Query:
 
     @cached_property
     def columns(self) -> tuple[Columns, ...]:
-        """For each view the columns of its features: 64-bit floating-point numbers first."""
+        """For each view the columns of its features."""
         return tuple(
-            _doubles_first(
-                [
-                    (self.fields.index(field), name, kind)
-                    for field, name, kind in zip(
-                        view.stored.fields, view.stored.names, view.stored.types, strict=True
-                    )
-                ]
+            Columns(
+                (self.fields.index(field), name, kind)
+                for field, name, kind in zip(
+                    view.stored.fields, view.stored.names, view.stored.types, strict=True
+                )
             )
             for view in self.views
         )
 
     @cached_property
     def sent_columns(self) -> Columns:
-        """Columns of the features of the answer that are stored, as in `columns`."""
+        """Columns of the features of the answer that are stored."""
         sent = {(view, name) for name, view, _ in self.plan.results if name in self.names}
-        return _doubles_first(
-            [
-                column
-                for view, columns in enumerate(self.columns)
-                for column in columns
-                if (view, column[1]) in sent
-            ]
+        return Columns(
+            column
+            for view, columns in enumerate(self.columns)
+            for column in columns.all
+            if (view, column[1]) in sent
         )
 
-    def picked(self, lookback_hours: int) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    def picked(self, lookback_hours: int) -> Picker:
         """What takes the features of the answer, in order, from `sent_columns`, `output_names` and a None.
 
         Features that look further back are the None.
@@ -468,14 +487,14 @@ class Query:
         # requests choose any number of hours, and features look back a few ones
         reach = bisect_right(self._reaches, lookback_hours)
         if (pick := self._picked.get(reach)) is None:
-            names = [*(name for _, name, _ in self.sent_columns), *self.output_names]
+            names = [*(name for _, name, _ in self.sent_columns.all), *self.output_names]
             places = {name: names.index(name) for name in names}
-            indexes = [
-                len(names) if feature.reach > lookback_hours else places[feature.name]
-                for feature in self.features
-            ]
-            pick = itemgetter(*indexes) if len(indexes) > 1 else itemgetter(slice(indexes[0], indexes[0] + 1))
-            self._picked[reach] = pick
+            pick = self._picked[reach] = picker(
+                [
+                    len(names) if feature.reach > lookback_hours else places[feature.name]
+                    for feature in self.features
+                ]
+            )
         return pick
 
     @cached_property
@@ -483,7 +502,7 @@ class Query:
         return sorted({feature.reach for feature in self.features})
 
     @cached_property
-    def _picked(self) -> dict[int, Callable[[tuple[Any, ...]], tuple[Any, ...]]]:
+    def _picked(self) -> dict[int, Picker]:
         return {}
 
     @cached_property
@@ -492,9 +511,17 @@ class Query:
         return tuple(self._group.fields)
 
     @cached_property
-    def stamp_indexes(self) -> tuple[int, ...]:
-        """Index in a reply of each view's time."""
-        return tuple(self.fields.index(view.stored.stamp_field) for view in self.views)
+    def stamps(self) -> Picker:
+        """What takes each view's time from a reply."""
+        return picker([self.fields.index(view.stored.stamp_field) for view in self.views])
+
+    @cached_property
+    def issue_view(self) -> int | None:
+        """The first view with a horizon, whose rows have times of issue; None: there is none."""
+        views = (
+            index for index, view in enumerate(self.views) if HORIZON_TAG in (view.stored.view.tags or {})
+        )
+        return next(views, None)
 
     @cached_property
     def field_indexes(self) -> tuple[tuple[tuple[int, bytes], ...], ...]:
@@ -503,10 +530,6 @@ class Query:
             tuple((self.fields.index(name), name) for name in (*view.stored.fields, view.stored.stamp_field))
             for view in self.views
         )
-
-
-def _doubles_first(columns: Sequence[Column]) -> Columns:
-    return tuple(sorted(columns, key=lambda column: column[2] != ValueType.DOUBLE))
 
 
 def resolve(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence  # noqa: TC003  # fields
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -18,11 +18,10 @@ from ai_hub.features.online.catalog import open_catalog
 from ai_hub.features.online.database import AssetDirectory, open_database
 from ai_hub.features.online.loader import Loader
 from ai_hub.features.online.query import as_of
-from ai_hub.features.online.rows import CachedRows, Origin, render, results
+from ai_hub.features.online.rows import CachedRows, results
 from ai_hub.features.online.sampling import Sampler
 from ai_hub.features.store import followed_key
 from ai_hub.times import from_nanos
-from feast_plugins.windows.declarations import HORIZON_TAG
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -32,7 +31,8 @@ if TYPE_CHECKING:
     from ai_hub.features.online.cache import Cache
     from ai_hub.features.online.catalog import Catalog
     from ai_hub.features.online.loader import RowLookup
-    from ai_hub.features.online.query import AsOf, Query
+    from ai_hub.features.online.query import AsOf
+    from ai_hub.features.online.rows import AssetRows
     from ai_hub.settings import ServiceSettings, Settings
     from feast_plugins.online.encoding import Keys
 
@@ -123,34 +123,30 @@ class FeatureReader:
         now = self._clock()
         at = as_of(request.timestamp, now, self._cache_s)
         keys = query.keys(request.tenant, request.assets)
-        rows, cache_is_up = await self._cached_rows(query, config, at, keys)
+        replies = None
+        if at.current_since is not None:
+            with suppress(UnavailableError):
+                replies = await self.cache.send(config, query.commands(keys))
+        if replies is None:
+            rows = CachedRows.empty(query, at, len(request.assets))
+        else:
+            rows = CachedRows(query, at, replies)
         if stale := rows.stale():
-            if cache_is_up:
+            if replies is not None:
                 stale = await self._without_negative_entries(config, rows, request, stale)
             if stale:
-                await self._load_stale(rows, request, stale, keys, cache_is_up=cache_is_up)
-        origins = rows.complete_origins()
-        if request.must_exist and not origins[0].asset_exists and origins[0].degraded is None:
-            raise await self._unknown_asset(request.tenant, request.assets[0])
-        _count(query.label, at, origins)
+                await self._load_stale(rows, request, stale, None if replies is None else keys)
+        if request.must_exist:
+            first = rows.assets[0]
+            if first.times.oldest is None and not first.is_known and first.degraded is None:
+                raise await self._unknown_asset(request.tenant, request.assets[0])
+        _count(query.label, at, rows.assets)
         if self._sampler is not None and at.current_since is not None:
             self._sampler.offer(rows, request.tenant, request.assets, now)
-        payloads = render(
-            rows, request.tenant, request.assets, origins, lookback_hours=request.lookback_hours
+        found = results(
+            rows, request.tenant, request.assets, lookback_hours=request.lookback_hours, computed_at=now
         )
-        answers = results(request.assets, origins, payloads, computed_at=now)
-        return Answer(query.label, request.timestamp or now, now, answers, _issues(rows))
-
-    async def _cached_rows(
-        self, query: Query, config: RepoConfig, at: AsOf, keys: Keys
-    ) -> tuple[CachedRows, bool]:
-        """The rows in Redis, and whether it answered."""
-        if at.current_since is not None:
-            try:
-                return CachedRows(query, at, await self.cache.send(config, query.commands(keys))), True
-            except UnavailableError:
-                pass
-        return CachedRows.empty(query, at, len(keys.rows)), False
+        return Answer(query.label, request.timestamp or now, now, found, _issues(rows))
 
     async def _without_negative_entries(
         self, config: RepoConfig, rows: CachedRows, request: FeatureRequest, stale: Stale
@@ -180,8 +176,8 @@ class FeatureReader:
         for (view, asset), entry in zip(pairs, entries, strict=True):
             if entry is not None or (is_behind and rows.awaits_successor(view, asset)):
                 current.add((view, asset))
-                if entry == NO_SUCH_ASSET and rows.times[view][asset] is None:
-                    rows.origins[asset].asset_exists = False
+                if entry == NO_SUCH_ASSET and rows.time(view, asset) is None:
+                    rows.assets[asset].is_known = False
         rest = {
             view: [asset for asset in assets if (view, asset) not in current]
             for view, assets in stale.items()
@@ -189,23 +185,22 @@ class FeatureReader:
         return {view: assets for view, assets in rest.items() if assets}
 
     async def _load_stale(
-        self, rows: CachedRows, request: FeatureRequest, stale: Stale, keys: Keys, *, cache_is_up: bool
+        self, rows: CachedRows, request: FeatureRequest, stale: Stale, keys: Keys | None
     ) -> None:
-        """Replace stale rows with those of TimescaleDB; where it is down, use what is left."""
+        """Replace stale rows with those of TimescaleDB; where it is down, use what is left.
+
+        With `keys` what is loaded is written back.
+        """
         self._assets.refresh(request.tenant)
-        is_written_back = cache_is_up and rows.as_of.current_since is not None
         loaded = await asyncio.gather(
-            *(
-                self._load(rows, request, view, assets, keys if is_written_back else None)
-                for view, assets in stale.items()
-            )
+            *(self._load(rows, request, view, assets, keys) for view, assets in stale.items())
         )
         for (view, assets), lookups in zip(stale.items(), loaded, strict=True):
             if isinstance(lookups, UnavailableError):
                 self._degrade(rows, request, view, assets, lookups.reason)
                 continue
             for asset, lookup in zip(assets, lookups, strict=True):
-                rows.origins[asset].asset_exists = lookup.asset_exists
+                rows.assets[asset].is_known = lookup.asset_exists
                 rows.replace(view, asset, lookup.row)
 
     async def _load(
@@ -249,22 +244,23 @@ class FeatureReader:
 
 
 def _issues(rows: CachedRows) -> Sequence[datetime | None]:
-    for view, times in zip(rows.query.views, rows.times, strict=True):
-        if HORIZON_TAG in (view.stored.view.tags or {}):
-            return [None if time is None else from_nanos(time) for time in times]
-    return ()
+    if (view := rows.query.issue_view) is None:
+        return ()
+    times = [asset.times.by_view[view] for asset in rows.assets]
+    return [None if time is None else from_nanos(time) for time in times]
 
 
-def _count(label: str, at: AsOf, origins: Sequence[Origin]) -> None:
-    sources = [origin.source for origin in origins]
+def _count(label: str, at: AsOf, assets: Sequence[AssetRows]) -> None:
+    sources = [asset.source for asset in assets]
     for source in set(sources):
         metrics.count(_READS, (label, source), sources.count(source))
-    if reasons := [origin.degraded for origin in origins if origin.degraded]:
+    if reasons := [asset.degraded for asset in assets if asset.degraded]:
         for reason in set(reasons):
             metrics.count(_DEGRADED, (label, reason), reasons.count(reason))
-    times = [origin.oldest for origin in origins if origin.oldest is not None and not origin.lost]
-    if times and at.current_since is not None:
-        metrics.observe(_AGE, (label,), max(0.0, (at.nanos - min(times)) / 1e9))
+    if at.current_since is not None:
+        times = [asset.times.oldest for asset in assets if asset.times.oldest is not None and not asset.lost]
+        if times:
+            metrics.observe(_AGE, (label,), max(0.0, (at.nanos - min(times)) / 1e9))
 
 
 @asynccontextmanager

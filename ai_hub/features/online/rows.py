@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from dataclasses import dataclass, field
 from datetime import UTC
 from functools import lru_cache
 from itertools import repeat
@@ -34,67 +33,61 @@ OUTSIDE_LOOKBACK, UNAVAILABLE = "OUTSIDE_LOOKBACK", "UNAVAILABLE"
 _STATUS_NAMES: dict[int, str] = {value.number: value.name for value in FieldStatus.DESCRIPTOR.values}
 
 
-@dataclass(slots=True)
-class Origin:
-    """Where an asset's rows came from. Sets of views are integers with a bit for each index."""
+class Times(NamedTuple):
+    """Event times of an asset's rows, and what follows from them. Sets of views have a bit for each index."""
 
-    source: str = REDIS
-    #: oldest event time of its rows (ns); None: there is none
-    oldest: int | None = None
+    #: (ns) by view; None: there is no row
+    by_view: tuple[int | None, ...]
+    #: the oldest of them (ns), as a time, and the start of its hour; None: there is no row
+    oldest: int | None
+    event_timestamp: datetime | None
+    hour: datetime | None
+    #: views without a row, and views whose row is past its time to live
+    without_row: int
+    too_old: int
+
+
+class AssetRows:
+    """An asset's rows, one a view, and where they came from. Sets of views have a bit for each index."""
+
+    source = REDIS
     #: reason why the answer is degraded, for metrics
     degraded: str | None = None
     #: False: the database knows no such asset
-    asset_exists: bool = True
+    is_known = True
     #: views whose rows could not be read, of which only the calendar is known
-    lost: int = 0
-    #: views without a row, and views whose row is past its time to live
-    without_row: int = 0
-    too_old: int = 0
+    lost = 0
+    #: views whose row lacks a feature, because it was written before the view had it
+    partial = 0
+
+    def __init__(self, cells: list[Any], times: Times, stale: int) -> None:
+        #: one reply of Redis; rows that are loaded replace its values
+        self.cells = cells
+        self.times = times
+        #: views whose row is not current
+        self.stale = stale
 
 
-class Payload(NamedTuple):
-    """Features of an asset as they are sent: their values and their statuses in JSON."""
-
-    features: bytes
-    feature_count: int
-    status: bytes
-
-
-@dataclass(slots=True)
 class CachedRows:
-    """One reply of Redis an asset; rows that are loaded replace its values.
+    """Rows of a request's assets; views and assets are given by index."""
 
-    Views and assets are given by index.
-    """
-
-    query: Query
-    as_of: AsOf
-    replies: list[list[Any]]
-    #: event time (ns) by view and asset
-    times: list[list[int | None]] = field(init=False)
-    origins: list[Origin] = field(init=False)
-    _current: list[list[bool]] = field(init=False)
-    #: (view, asset) of rows that lack a feature, which was added to their view later
-    _partial: set[tuple[int, int]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.times, self._current, self._partial = [], [], set()
-        for view, index in zip(self.query.views, self.query.stamp_indexes, strict=True):
-            by_stamp: dict[bytes | None, tuple[int | None, bool]] = {None: (None, False)}
-            times: list[int | None] = []
-            current: list[bool] = []
-            for reply in self.replies:
-                if (judged := by_stamp.get(stamp := reply[index])) is None:
-                    event, computed = times_of(stamp)
-                    judged = by_stamp[stamp] = event, view.is_current(self.as_of, event, computed)
-                times.append(judged[0])
-                current.append(judged[1])
-            self.times.append(times)
-            self._current.append(current)
-        for asset, reply in enumerate(self.replies):
+    def __init__(self, query: Query, as_of: AsOf, replies: Sequence[list[Any]]) -> None:
+        """Take one reply of Redis an asset."""
+        self.query = query
+        self.as_of = as_of
+        self.assets: list[AssetRows] = []
+        self._stale = 0
+        # most rows of a request have the same times
+        judged: dict[tuple[bytes | None, ...], tuple[Times, int]] = {}
+        for reply in replies:
+            stamps = query.stamps(reply)
+            if (found := judged.get(stamps)) is None:
+                found = judged[stamps] = self._judge(stamps)
+            asset = AssetRows(reply, *found)
             if None in reply:
-                self._find_partial(asset, reply)
-        self.origins = [Origin() for _ in self.replies]
+                self._find_partial(asset)
+            self._stale |= asset.stale
+            self.assets.append(asset)
 
     @classmethod
     def empty(cls, query: Query, as_of: AsOf, count: int) -> CachedRows:
@@ -103,42 +96,42 @@ class CachedRows:
 
     def stale(self) -> dict[int, list[int]]:
         """By view, the assets whose rows are not current."""
-        if all(map(all, self._current)):
-            return {}
         return {
-            index: [asset for asset, is_current in enumerate(current) if not is_current]
-            for index, (view, current) in enumerate(zip(self.query.views, self._current, strict=True))
+            index: [number for number, asset in enumerate(self.assets) if asset.stale >> index & 1]
+            for index, view in enumerate(self.query.views if self._stale else ())
             # a view without a source has rows in Redis alone
-            if view.source is not None and not all(current)
+            if view.source is not None and self._stale >> index & 1
         }
+
+    def time(self, view: int, asset: int) -> int | None:
+        """Event time of a row (ns); None: there is none."""
+        return self.assets[asset].times.by_view[view]
 
     def stamp(self, view: int, asset: int) -> bytes | None:
         """Time of a row as Redis stores it."""
-        stamp: bytes | None = self.replies[asset][self.query.stamp_indexes[view]]
+        stamp: bytes | None = self.query.stamps(self.assets[asset].cells)[view]
         return stamp
 
     def is_partial(self, view: int, asset: int) -> bool:
         """Whether the row lacks a feature, because it was written before the view had it."""
-        return (view, asset) in self._partial
+        return bool(self.assets[asset].partial >> view & 1)
 
     def partial(self, view: int, asset: int) -> dict[bytes, bytes | None] | None:
         """The fields of such a row as Redis has them; None: it is another row."""
         if not self.is_partial(view, asset):
             return None
-        return {name: self.replies[asset][index] for index, name in self.query.field_indexes[view]}
+        cells = self.assets[asset].cells
+        return {name: cells[index] for index, name in self.query.field_indexes[view]}
 
     def is_usable(self, view: int, asset: int) -> bool:
         """Whether there is a row of that time that is within its view's time to live."""
-        time, ttl = self.times[view][asset], self.query.views[view].stored.ttl
-        return (
-            time is not None
-            and self.as_of.is_visible(time)
-            and (ttl is None or time >= self.as_of.nanos - ttl)
-        )
+        time = self.time(view, asset)
+        is_too_old = self.assets[asset].times.too_old >> view & 1
+        return time is not None and self.as_of.is_visible(time) and not is_too_old
 
     def is_visible(self, view: int, asset: int) -> bool:
         """Whether there is no row, or one that existed at the time asked for."""
-        time = self.times[view][asset]
+        time = self.time(view, asset)
         return time is None or self.as_of.is_visible(time)
 
     def awaits_successor(self, view: int, asset: int) -> bool:
@@ -153,25 +146,25 @@ class CachedRows:
 
     def replace(self, view: int, asset: int, row: Row | None) -> None:
         """Use the row of TimescaleDB, unless that of Redis is newer."""
-        time, origin = self.times[view][asset], self.origins[asset]
+        time = self.time(view, asset)
         is_visible = self.is_visible(view, asset)
         if row is None:
             if time is None or not is_visible:
-                origin.source = TIMESCALEDB
+                self.assets[asset].source = TIMESCALEDB
                 self._set(view, asset, {}, None)
         elif time is None or row.nanos >= time or not is_visible:
-            origin.source = TIMESCALEDB
+            self.assets[asset].source = TIMESCALEDB
             self._set(view, asset, row.fields, row.nanos)
 
     def keep_stale(self, asset: int, reason: str) -> None:
         """Use the asset's rows although one is not current; the answer is degraded for `reason`."""
-        self.origins[asset].degraded = reason
+        self.assets[asset].degraded = reason
 
     def use_calendar(self, view: int, asset: int, reason: str, zone: str | None) -> None:
         """Use nothing but the calendar of the hour in the asset's time zone (None: unknown)."""
-        origin = self.origins[asset]
-        origin.degraded, origin.source = reason, CALENDAR
-        origin.lost |= 1 << view
+        rows = self.assets[asset]
+        rows.degraded, rows.source = reason, CALENDAR
+        rows.lost |= 1 << view
         hour = from_nanos(self.as_of.hour)
         fields = {self.query.views[view].stored.stamp_field: stamp_of(hour)[1]}
         if (local_time := self.query.views[view].local_time) is not None:
@@ -181,41 +174,56 @@ class CachedRows:
             (fields[local_time],) = reading.encode_outputs([round(local_s)], ValueType.INT64)
         self._set(view, asset, fields, self.as_of.hour)
 
-    def complete_origins(self) -> list[Origin]:
-        """Origin of each asset's rows, with their oldest time and which are missing or too old."""
-        for index, (view, times) in enumerate(zip(self.query.views, self.times, strict=True)):
-            ttl = view.stored.ttl
-            since = None if ttl is None else self.as_of.nanos - ttl
-            for origin, time in zip(self.origins, times, strict=True):
-                if time is None:
-                    origin.without_row |= 1 << index
-                    continue
-                origin.asset_exists = True
-                if origin.oldest is None or time < origin.oldest:
-                    origin.oldest = time
-                if since is not None and time < since:
-                    origin.too_old |= 1 << index
-        return self.origins
+    def _judge(self, stamps: Sequence[bytes | None]) -> tuple[Times, int]:
+        """Times of rows with these stamps, and the views whose row is not current."""
+        events: list[int | None] = []
+        stale = 0
+        for index, stamp in enumerate(stamps):
+            event, computed = (None, None) if stamp is None else times_of(stamp)
+            if not self.query.views[index].is_current(self.as_of, event, computed):
+                stale |= 1 << index
+            events.append(event)
+        return self._times(events), stale
 
-    def _find_partial(self, asset: int, reply: Sequence[Any]) -> None:
+    def _times(self, by_view: Sequence[int | None]) -> Times:
+        without_row = too_old = 0
+        oldest = None
+        for index, time in enumerate(by_view):
+            ttl = self.query.views[index].stored.ttl
+            if time is None:
+                without_row |= 1 << index
+                continue
+            if oldest is None or time < oldest:
+                oldest = time
+            if ttl is not None and time < self.as_of.nanos - ttl:
+                too_old |= 1 << index
+        if oldest is None:
+            return Times(tuple(by_view), None, None, None, without_row, too_old)
+        hour = _time(oldest - oldest % HOUR_NS)
+        return Times(tuple(by_view), oldest, _time(oldest), hour, without_row, too_old)
+
+    def _find_partial(self, asset: AssetRows) -> None:
         for view, indexes in enumerate(self.query.field_indexes):
             # a feature without a value is stored as an empty value
-            if self._current[view][asset] and any(reply[index] is None for index, _ in indexes):
-                self._current[view][asset] = False
-                self._partial.add((view, asset))
+            if not asset.stale >> view & 1 and any(asset.cells[index] is None for index, _ in indexes):
+                asset.stale |= 1 << view
+                asset.partial |= 1 << view
 
     def _offset_s(self, view: int, asset: int, local_time: bytes) -> int:
         """Seconds that local time was ahead of UTC in the hour of a row, however old it is."""
-        time, local = self.times[view][asset], self.replies[asset][self.query.fields.index(local_time)]
+        time = self.time(view, asset)
+        local = self.assets[asset].cells[self.query.fields.index(local_time)]
         if time is None or local is None:
             return 0
         return int(Value.FromString(local).int64_val) - time // 10**9
 
     def _set(self, view: int, asset: int, fields: Mapping[bytes, bytes], time: int | None) -> None:
-        reply = self.replies[asset]
+        rows = self.assets[asset]
         for index, name in self.query.field_indexes[view]:
-            reply[index] = fields.get(name)
-        self.times[view][asset] = time
+            rows.cells[index] = fields.get(name)
+        events = list(rows.times.by_view)
+        events[view] = time
+        rows.times = self._times(events)
 
 
 def _zone(name: str | None) -> ZoneInfo:
@@ -225,45 +233,35 @@ def _zone(name: str | None) -> ZoneInfo:
         return ZoneInfo("UTC")
 
 
-def render(
-    rows: CachedRows, tenant: str, assets: Sequence[str], origins: Sequence[Origin], *, lookback_hours: int
-) -> list[Payload]:
-    """The payload of each asset, in their order."""
+def results(
+    rows: CachedRows, tenant: str, assets: Sequence[str], *, lookback_hours: int, computed_at: datetime
+) -> list[dict[str, Any]]:
+    """The result of each asset, in their order; features and statuses are fragments of JSON."""
     query = rows.query
     found = []
-    for origin, values in zip(
-        origins, _values(rows, tenant, assets, origins, lookback_hours=lookback_hours), strict=True
+    for name, asset, values in zip(
+        assets, rows.assets, _values(rows, tenant, assets, lookback_hours=lookback_hours), strict=True
     ):
         if not _are_finite(values):
             values = tuple(value if _is_finite(value) else None for value in values)  # noqa: PLW2901  # what is sent
         missing = tuple([value is None for value in values]) if None in values else ()
-        features = orjson.dumps(
-            dict(zip(query.names, values, strict=True)), default=_base64, option=orjson.OPT_UTC_Z
+        features = dict(zip(query.names, values, strict=True))
+        times = asset.times
+        gaps = asset.lost, times.without_row, times.too_old
+        found.append(
+            {
+                "asset_id": name,
+                "features": orjson.Fragment(orjson.dumps(features, default=_base64, option=orjson.OPT_UTC_Z)),
+                "feature_count": len(values) - missing.count(True),
+                "status": _status_json(query, lookback_hours, missing, gaps),
+                "hour": times.hour,
+                "event_timestamp": times.event_timestamp,
+                "source": asset.source,
+                "degraded": asset.degraded is not None,
+                "computed_at": computed_at,
+            }
         )
-        gaps = origin.lost, origin.without_row, origin.too_old
-        status = _status_json(query, lookback_hours, missing, gaps)
-        found.append(Payload(features, len(values) - missing.count(True), status))
     return found
-
-
-def results(
-    assets: Sequence[str], origins: Sequence[Origin], payloads: Sequence[Payload], *, computed_at: datetime
-) -> list[dict[str, Any]]:
-    """The result of each asset, in their order; features and statuses are fragments of JSON."""
-    return [
-        {
-            "asset_id": asset,
-            "features": orjson.Fragment(payload.features),
-            "feature_count": payload.feature_count,
-            "status": orjson.Fragment(payload.status),
-            "hour": None if origin.oldest is None else _time(origin.oldest - origin.oldest % HOUR_NS),
-            "event_timestamp": None if origin.oldest is None else _time(origin.oldest),
-            "source": origin.source,
-            "degraded": origin.degraded is not None,
-            "computed_at": computed_at,
-        }
-        for asset, origin, payload in zip(assets, origins, payloads, strict=True)
-    ]
 
 
 #: Most rows of an hour have the same time.
@@ -271,18 +269,23 @@ _time = lru_cache(maxsize=4096)(from_nanos)
 
 
 def _values(
-    rows: CachedRows, tenant: str, assets: Sequence[str], origins: Sequence[Origin], *, lookback_hours: int
+    rows: CachedRows, tenant: str, assets: Sequence[str], *, lookback_hours: int
 ) -> list[tuple[Any, ...]]:
     """Values of each asset in the order of the query's features; None outside the look-back."""
     query = rows.query
-    cells = _cells(rows, origins)
+    cells = [_cells(query, asset) for asset in rows.assets]
     if query.is_deterministic:
-        outside = (None,)
-        parts = zip(_decode(cells, query.sent_columns), _of_inputs(query, cells), strict=True)
         pick = query.picked(lookback_hours)
-        return [pick(stored + computed + outside) for stored, computed in parts]
+        parts = zip(_decode(cells, query.sent_columns), _of_inputs(query, cells), strict=True)
+        return [pick((*stored, *computed, None)) for stored, computed in parts]
     by_view = [
-        dict(zip([name for _, name, _ in columns], zip(*_decode(cells, columns), strict=True), strict=True))
+        dict(
+            zip(
+                [name for _, name, _ in columns.all],
+                zip(*_decode(cells, columns), strict=True),
+                strict=True,
+            )
+        )
         for columns in query.columns
     ]
     keys = {"tenant_id": [tenant] * len(assets), "asset_id": list(assets)}
@@ -302,43 +305,37 @@ def _values(
     )
 
 
-def _cells(rows: CachedRows, origins: Sequence[Origin]) -> list[Sequence[bytes]]:
-    """Each asset's reply without None: nothing where there is no value, no row, or one that is too old."""
-    found: list[Sequence[bytes]] = []
-    for reply, origin in zip(rows.replies, origins, strict=True):
-        if gaps := origin.without_row | origin.too_old:
-            blank = {
-                index
-                for view, indexes in enumerate(rows.query.field_indexes)
-                if gaps >> view & 1
-                for index, _ in indexes
-            }
-            found.append([b"" if index in blank else cell or b"" for index, cell in enumerate(reply)])
-        else:
-            found.append([cell or b"" for cell in reply] if None in reply else reply)
-    return found
+def _cells(query: Query, asset: AssetRows) -> Sequence[bytes]:
+    """An asset's cells without None: nothing where there is no value, no row, or one that is too old."""
+    if gaps := asset.times.without_row | asset.times.too_old:
+        blank = {
+            index
+            for view, indexes in enumerate(query.field_indexes)
+            if gaps >> view & 1
+            for index, _ in indexes
+        }
+        return [b"" if index in blank else cell or b"" for index, cell in enumerate(asset.cells)]
+    return [cell or b"" for cell in asset.cells] if None in asset.cells else asset.cells
 
 
 def _decode(cells: Sequence[Sequence[bytes]], columns: Columns) -> list[tuple[Any, ...]]:
-    """Values of these columns of each asset: 64-bit floating-point numbers first, as they are sorted."""
-    count = sum(kind == ValueType.DOUBLE for _, _, kind in columns)
-    numbers = encoding.doubles([[row[index] for index, _, _ in columns[:count]] for row in cells])
-    if numbers is None:
-        numbers, count = [()] * len(cells), 0
-    if count == len(columns):
+    """Values of these columns of each asset."""
+    numbers = encoding.doubles([columns.doubles(row) for row in cells])
+    others = columns.others
+    if numbers is None:  # they were stored when their features had another type
+        numbers, others = [()] * len(cells), columns.all
+    if not others:
         return numbers
-    others = [
-        encoding.python_values([row[index] for row in cells], kind) for index, _, kind in columns[count:]
-    ]
-    return [first + rest for first, rest in zip(numbers, zip(*others, strict=True), strict=True)]
+    values = [encoding.python_values([row[index] for row in cells], kind) for index, _, kind in others]
+    return [(*first, *rest) for first, rest in zip(numbers, zip(*values, strict=True), strict=True)]
 
 
 def _of_inputs(query: Query, cells: Sequence[Sequence[bytes]]) -> list[tuple[Any, ...]]:
     """Values of each asset's on-demand features; they are computed once for the same inputs."""
     if not query.output_names:
         return [()] * len(cells)
-    kept, number = query.outputs.kept, query.computation
-    keys: list[OutputKey] = [(number, *[row[index] for _, _, index, _ in query.inputs]) for row in cells]
+    kept, number, pick = query.outputs.kept, query.computation, query.input_cells
+    keys: list[OutputKey] = [(number, *pick(row)) for row in cells]
     try:
         found = [kept[key] for key in keys]
     except KeyError:
@@ -374,18 +371,17 @@ def _compute(
 
 def _columns(rows: CachedRows) -> Iterator[list[reading.Column]]:
     """Columns of each view, as Feast's own code takes them."""
-    fields = list(zip(*rows.replies, strict=True))
-    for view, stamp, indexes in zip(
-        rows.query.views, rows.query.stamp_indexes, rows.query.field_indexes, strict=True
-    ):
-        judged = reading.Rows(fields[stamp], view.stored.ttl, rows.as_of.nanos)
+    fields = list(zip(*[asset.cells for asset in rows.assets], strict=True))
+    stamps = rows.query.stamps(fields)
+    for view, of_view, indexes in zip(rows.query.views, stamps, rows.query.field_indexes, strict=True):
+        judged = reading.Rows(of_view, view.stored.ttl, rows.as_of.nanos)
         yield [judged.column(fields[index]) for index, _ in indexes[:-1]]
 
 
 @lru_cache(maxsize=1024)
 def _status_json(
     query: Query, lookback_hours: int, missing: tuple[bool, ...], views: tuple[int, int, int]
-) -> bytes:
+) -> orjson.Fragment:
     """Status of each feature in JSON.
 
     Args:
@@ -411,7 +407,7 @@ def _status_json(
         else:
             status = _STATUS_NAMES[NULL_VALUE]
         statuses[feature.name] = status
-    return orjson.dumps(statuses)
+    return orjson.Fragment(orjson.dumps(statuses))
 
 
 def _is_finite(value: Any) -> bool:

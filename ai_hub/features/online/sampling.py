@@ -81,7 +81,7 @@ class Sampler:
         asset = random.randrange(len(assets))  # noqa: S311  # no secret
         times = tuple(_compared_time(rows, view, asset) for view in range(len(rows.query.views)))
         if any(time is not None for time in times):
-            cells = tuple(rows.replies[asset])
+            cells = tuple(rows.assets[asset].cells)
             self._waiting.append(_Sample(tenant, assets[asset], served_at, rows.query, cells, times))
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._write_later(), name="served features")
@@ -134,10 +134,10 @@ class Sampler:
 
 def _compared_time(rows: CachedRows, view: int, asset: int) -> int | None:
     """Event time of a row of an asset that was served as it is; None: there is none."""
-    origin = rows.origins[asset]
-    has_none = (origin.lost | origin.without_row | origin.too_old) >> view & 1
+    served = rows.assets[asset]
+    has_none = (served.lost | served.times.without_row | served.times.too_old) >> view & 1
     is_of_asset = set(rows.query.views[view].stored.view.join_keys) == set(KEYS)
-    return None if has_none or not is_of_asset else rows.times[view][asset]
+    return None if has_none or not is_of_asset else rows.time(view, asset)
 
 
 def _rows(sample: _Sample) -> Iterator[tuple[Any, ...]]:
@@ -145,7 +145,7 @@ def _rows(sample: _Sample) -> Iterator[tuple[Any, ...]]:
         if time is not None:
             features = {
                 name: plain(encoding.python_values([sample.cells[index] or b""], kind)[0])
-                for index, name, kind in columns
+                for index, name, kind in columns.all
             }
             yield (
                 *(sample.tenant, sample.asset, view.stored.view.name, from_nanos(time), sample.served_at),

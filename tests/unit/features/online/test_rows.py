@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
+import pandas as pd
 import pytest
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
@@ -62,8 +63,8 @@ def payload(
             assert kind is not None
             (fields[field],) = encode_outputs([stored[f"{view.view.name}.{name}"]], kind)
         cached._set(index, 0, fields, to_nanos(HOUR))
-    (sent,) = rows.render(cached, "one", ["a"], cached.complete_origins(), lookback_hours=168)
-    found: dict[str, Any] = orjson.loads(sent.features)
+    (sent,) = rows.results(cached, "one", ["a"], lookback_hours=168, computed_at=NOW)
+    found: dict[str, Any] = orjson.loads(orjson.dumps(sent["features"]))
     return found
 
 
@@ -95,7 +96,7 @@ def test_features__that_look_back_further_than_asked__are_left_out_by_a_plan_for
     plan = Plans().get(store.config, store.registry, store.project, service, full_names=False)
     entities = {each.join_key: each for each in store.list_entities()}
     asked = query.resolve(store.config, plan, "rows", None, entities, outputs=query.Outputs())
-    row = (*(name for _, name, _ in asked.sent_columns), *asked.output_names, None)
+    row = (*(name for _, name, _ in asked.sent_columns.all), *asked.output_names, None)
     for lookback in range(1, 8761):
         expected = [None if hours[each.name] > lookback else each.name for each in asked.features]
         assert list(asked.picked(lookback)(row)) == expected
@@ -179,6 +180,21 @@ def test_queries_of_one_state__share_what_was_computed(store: FeatureStore) -> N
     state = _RegistryState(store.config, store.registry)
     first, second = (state.query("asked", (name,)) for name in ("base", "load"))
     assert first.outputs is second.outputs
+
+
+def test_view_of_data_frames__is_computed_by_feast__in_rows_of_two_views(store: FeatureStore) -> None:
+    site = view("site", Field(name="base", dtype=Float64))
+    room = view("room", Field(name="height", dtype=Float64))
+
+    @on_demand_feature_view(  # type: ignore[untyped-decorator]
+        sources=[site, room], schema=[Field(name="sum", dtype=Float64)], mode="pandas"
+    )
+    def computed(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"sum": inputs["base"] + inputs["height"]})
+
+    service = apply(store, site, room, computed, features=[site, computed])
+    found = payload(store, service, {"site.base": 20.0, "room.height": 3.0})
+    assert found == {"base": 20.0, "sum": 23.0}
 
 
 def test_time__is_sent_with_z(store: FeatureStore) -> None:
