@@ -77,8 +77,8 @@ faults: $(STAMP) ## Kill and disturb every server under load and see what client
 	@$(BIN)/python -m benchmarks.faults $(if $(SMALL),--small)
 
 fuzz: $(STAMP) ## Let schemathesis try the REST service for some ten minutes
-	@AI_HUB_FUZZ_EXAMPLES=400 AI_HUB_FUZZ_TIMEOUT_S=3600 $(BIN)/pytest --timeout=3700 -k schemathesis \
-	  tests/integration/api/test_openapi.py
+	@AI_HUB_FUZZ_EXAMPLES=400 AI_HUB_FUZZ_TIMEOUT_S=3600 $(BIN)/pytest -m "long or not long" --timeout=3700 \
+	  -k schemathesis tests/integration/api/test_openapi.py
 
 sweep: $(STAMP) ## Try every command of ai-hub and feast with every hostile argument (some minutes)
 	@AI_HUB_SWEEP=1 $(BIN)/pytest -m "long or not long" tests/unit/cli/test_sweep.py tests/unit/cli/test_feast_sweep.py

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Query, Request
 
 from ai_hub.access.principal import Scope
 from ai_hub.api import errors
-from ai_hub.api.schemas.common import AssetId
+from ai_hub.api.schemas.common import AssetId, Day
 from ai_hub.api.schemas.forecasts import (
     AccuracyHour,
     Forecast,
@@ -151,8 +151,8 @@ async def get_scores(
     role: Role = Role.LIVE,
     asset_id: AssetQuery = None,
     model_name: ModelQuery = None,
-    start: Annotated[date | None, Query(description="first day (UTC)")] = None,
-    end: Annotated[date | None, Query(description="days from here on are left out")] = None,
+    start: Annotated[Day | None, Query(description="first day (UTC)")] = None,
+    end: Annotated[Day | None, Query(description="days from here on are left out")] = None,
     settled: Annotated[bool, Query(description="only days whose readings are taken for complete")] = False,
 ) -> ForecastScores:
     """How good a tenant's forecasts were, by model and version, asset, day or lead."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
 from pydantic import (
@@ -41,7 +41,7 @@ def _semantic(value: Any) -> Any:
 SemanticVersion = Annotated[
     str,
     BeforeValidator(_semantic),
-    StringConstraints(pattern=r"^v?(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})$", max_length=32),
+    StringConstraints(pattern=r"^v?(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})$"),
 ]
 
 _TIME = re.compile(r"\d{4}-.{6,44}$", re.ASCII)
@@ -53,6 +53,22 @@ def _text_only(value: Any) -> Any:
         return value
     raise ValueError("must be text such as 2026-11-25T14:00:00Z")
 
+
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}$", re.ASCII)
+
+
+def _day_only(value: Any) -> Any:
+    if isinstance(value, str) and _DAY.match(value):
+        return value
+    raise ValueError("must be a day such as 2026-11-25")  # pydantic would take 0 for the first of 1970
+
+
+#: A day of UTC.
+Day = Annotated[
+    date,
+    BeforeValidator(_day_only),
+    WithJsonSchema({"type": "string", "format": "date", "examples": ["2026-11-25"]}),
+]
 
 _LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 

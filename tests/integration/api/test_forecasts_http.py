@@ -454,6 +454,9 @@ def test_scores__of_what_was_measured__are_those_of_the_log(place: Place) -> Non
     assert place.call("GET", path, place.other_key, params={"tenant_id": place.tenant}).status_code == 403
     empty = place.call("GET", path, params={"start": "2026-01-03", "end": "2026-01-03"})
     assert (empty.status_code, "The range is empty" in empty.text) == (400, True)
+    for no_day in ("0", "1767225600", "2026-01-03T00:00:00"):
+        refused = place.call("GET", path, params={"start": no_day})
+        assert (refused.status_code, "must be a day such as" in refused.text) == (422, True)
 
 
 def test_findings__of_models__are_those_of_the_tenant(place: Place) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import psutil
+import pytest
 from support.service_process import CLI, free_port, serving
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def counted_alive(address: str) -> int:
     return int(counted[0]) if counted else 0
 
 
+@pytest.mark.long  # test_supervisor does the same with processes that start at once
 def test_serve__with_two_processes__counts_both_and_replaces_one_that_is_killed(tmp_path: Path) -> None:
     log = tmp_path / "log"
     settings = nowhere() | {"AI_HUB_API_AUTH": "off"}

@@ -120,6 +120,7 @@ def test_up__failing_server__named_with_its_log_and_the_others_stopped(own_stack
     assert is_free(load().services["s3"].port)
 
 
+@pytest.mark.long
 def test_up__killed_halfway__next_one_recovers(own_stack: OwnStack) -> None:
     command = [CLI, "up", "--detach", "--only", "timescaledb"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -285,6 +286,7 @@ def test_record__secrets__for_the_owner_only(own_stack: OwnStack) -> None:
         nobody.ping()
 
 
+@pytest.mark.long
 def test_timescale__killed__committed_rows_survive(own_stack: OwnStack) -> None:
     own_stack.up("timescaledb")
     dsn = own_stack.setting("TIMESCALE_DSN")

@@ -89,6 +89,7 @@ def both(filled: Lab) -> tuple[FeatureStore, FeatureStore]:
 
 
 pytestmark = [
+    pytest.mark.long,  # Ray takes half a minute to start
     pytest.mark.filterwarnings("ignore:Batch feature views are experimental:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:On demand feature view is an experimental:RuntimeWarning"),
 ]
@@ -101,7 +102,6 @@ def test_materialize__on_ray__leaves_the_same(filled: Lab, both: tuple[FeatureSt
     assert len(filled.content(2)) == 501
 
 
-@pytest.mark.long
 def test_materialize__transformed_on_ray__leaves_the_same(filled: Lab) -> None:
     for db, options in ((1, {}), (2, {"kinds": RAY, "engine": WORKERS})):
         filled.store(computed("doubled", double), db=db, **options).materialize(NOON - DAY, NOON)
@@ -109,9 +109,7 @@ def test_materialize__transformed_on_ray__leaves_the_same(filled: Lab) -> None:
     assert len(filled.content(2)) == 500
 
 
-@pytest.mark.parametrize(
-    "broken", ["redis", *(pytest.param(name, marks=pytest.mark.long) for name in ("function", "table"))]
-)
+@pytest.mark.parametrize("broken", ["redis", "function", "table"])
 def test_materialize__failure_on_a_worker__is_one(filled: Lab, broken: str) -> None:
     views = {"function": computed("failing", fail), "table": view(table="gone"), "redis": view()}
     store = filled.store(views[broken], db=2, kinds=RAY, engine=WORKERS)
@@ -125,9 +123,7 @@ def test_materialize__failure_on_a_worker__is_one(filled: Lab, broken: str) -> N
     assert store.list_all_feature_views()[0].materialization_intervals == []
 
 
-@pytest.mark.parametrize(
-    "kind", ["frame", *(pytest.param(name, marks=pytest.mark.long) for name in ("query", "no rows"))]
-)
+@pytest.mark.parametrize("kind", ["frame", "query", "no rows"])
 def test_history__on_ray__is_the_same(both: tuple[FeatureStore, FeatureStore], kind: str) -> None:
     frame = pd.DataFrame(
         {
