@@ -96,9 +96,7 @@ def suspects(times: Micros, values: Values, meter: Meter, *, clock: bool = True)
         for finding in _of_runs(FindingKind.RAMP, times, values, jumps & ~wrong)
     ]
     if clock:
-        good = ~(wrong | jumps)
-        shifts = _of_shifts(times, clock_shifts(values[good], _only(days, good)), days)
-        findings += [shift for shift in shifts if not _follows_local_time(shift, zone)]
+        findings += _clock_findings(times, values, ~(wrong | jumps), zone)
     return sorted(findings, key=lambda finding: (finding.first, finding.kind))
 
 
@@ -548,22 +546,23 @@ def _of_shifts(times: Micros, shifts: npt.NDArray[np.int64], days: _Days) -> Ite
             )
 
 
-#: In days: how far the beginning of a shift may be from the clock change that explains it.
-_NEAR_CHANGE: Final = timedelta(days=3)
-_CHANGING: Final = (ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York"))
+#: Where clocks change, as almost everywhere in Europe, and in North America.
+_CHANGING: Final = ("Europe/Berlin", "America/New_York")
 
 
-def _follows_local_time(shift: Finding, zone: str) -> bool:
-    """Whether it is that of a load in local time, whose asset was registered in UTC."""
-    return (
-        zone == "UTC"
-        and abs(shift.detail["hours"]) == 1
-        and any(
-            (shift.first - _NEAR_CHANGE).astimezone(changing).utcoffset()
-            != (shift.first + _NEAR_CHANGE).astimezone(changing).utcoffset()
-            for changing in _CHANGING
-        )
-    )
+def _clock_findings(times: Micros, values: Values, good: Flags, zone: str) -> list[Finding]:
+    """Clock shifts of the good readings, in local time.
+
+    The load of an asset in UTC may follow local time, so that the profile moves by an hour at each change of
+    clocks: the time is taken in which its profile is off for the shortest.
+    """
+    findings: list[list[Finding]] = []
+    for each in (zone, *_CHANGING):
+        days = _days(times, each)
+        findings.append(list(_of_shifts(times, clock_shifts(values[good], _only(days, good)), days)))
+        if zone != "UTC" or all(abs(shift.detail["hours"]) != 1 for shift in findings[0]):
+            break
+    return min(findings, key=lambda shifts: sum((each.last - each.first for each in shifts), timedelta()))
 
 
 # --- weather ---

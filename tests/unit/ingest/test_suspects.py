@@ -255,6 +255,28 @@ def test_suspects__load_in_local_time_of_an_asset_in_utc__has_not_shifted() -> N
     assert suspects(times, shifted, utc, clock=False) == []
 
 
+@pytest.mark.parametrize(("seed", "noise"), [(0, 0.5), (5, 0.6), (6, 0.7)])
+def test_suspects__noisy_load_in_local_time_of_an_asset_in_utc__has_not_shifted(
+    seed: int, noise: float
+) -> None:
+    # its shift of an hour in summer is seen late, or not all the time
+    times = hours(365)
+    assert suspects(times, household(seed, times, noise=noise), Meter("electricity", "UTC")) == []
+
+
+@pytest.mark.parametrize("start", [81, 150])
+def test_suspects__clock_shift_of_local_load_of_an_asset_in_utc__is_found_alone(start: int) -> None:
+    times, values = hours(365), household(7, hours(365))
+    # the first one begins when clocks change
+    part = np.arange(24 * start, 24 * (start + 30))
+    shifted = values.copy()
+    shifted[part] = values[part - 1]
+    [found] = suspects(times, shifted, Meter("electricity", "UTC"))
+    assert (found.kind, found.detail["hours"]) == (FindingKind.CLOCK_SHIFT, 1)
+    assert abs(to_micros(found.first) - times[part[0]]) <= 36 * HOUR
+    assert abs(to_micros(found.last) - times[part[-1]]) <= 36 * HOUR
+
+
 def test_suspects__solar_profile_through_a_clock_change__has_not_shifted() -> None:
     times = hours()
     assert suspects(times, solar(1, times), Meter("solar", "Europe/Berlin", elevation=elevation)) == []
