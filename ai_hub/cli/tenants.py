@@ -34,13 +34,15 @@ RegistryOnly = Annotated[
 @tenants_app.command("list")
 def list_tenants(*, as_json: AsJson = False) -> None:
     """Show the tenants of the registry and of TimescaleDB, and names that removed ones still hold."""
+    from ai_hub.db import connect
+    from ai_hub.db.retired import data_tenants
     from ai_hub.errors import ForbiddenError, SettingMissingError
     from ai_hub.registry import tenants as registry
-    from ai_hub.tenants.removal import data_tenants
 
     registered = registry.list_tenants()
     try:
-        with_data = data_tenants()
+        with connect() as connection:
+            with_data = data_tenants(connection)
     except SettingMissingError:
         with_data = []
     try:

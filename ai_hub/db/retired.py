@@ -1,4 +1,4 @@
-"""Tenants that were removed while their rows were to stay: nobody gets a way to them by the name."""
+"""Tenants of the database, and those that were removed while their rows were to stay."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ KEPT: Final = "tenant kept"
 _LAST: Final[LiteralString] = (
     "SELECT kind FROM removals WHERE tenant_id = %s AND kind = ANY (%s) ORDER BY removal_id DESC LIMIT 1"
 )
+
+
+def data_tenants(connection: Connection[Any]) -> list[str]:
+    """Tenants with assets, readings, external series or keys, by name."""
+    rows = connection.execute(
+        "SELECT tenant_id FROM assets UNION SELECT tenant_id FROM asset_spans"
+        " UNION SELECT tenant_id FROM covariate_series"
+        " UNION SELECT unnest(tenants) FROM api_keys WHERE revoked_at IS NULL ORDER BY 1"
+    )
+    return [name for (name,) in rows]
 
 
 def require_in_use(connection: Connection[Any], tenant: str) -> None:

@@ -9,15 +9,11 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from feast import FeatureStore
-
 from ai_hub.db.connection import shares_backend
 from ai_hub.db.transactions import transaction
-from ai_hub.exports import files, parquet
+from ai_hub.exports import files
 from ai_hub.exports.export import KIND, Export, file_of_month, find_export
 from ai_hub.exports.locations import Target, target_of
-from ai_hub.exports.reading import Interrupt, open_reader, plan_of
-from ai_hub.features.store import open_store
 from ai_hub.jobs.worker import DEFAULT_RETRY, RetryStrategy
 from ai_hub.settings import Settings
 
@@ -25,8 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     import pyarrow as pa
+    from feast import FeatureStore
 
-    from ai_hub.exports.reading import Chunk, Plan, Reader
+    from ai_hub.exports import parquet
+    from ai_hub.exports.reading import Chunk, Interrupt, Plan, Reader
     from ai_hub.jobs.queue import Job
     from ai_hub.jobs.worker import Lease
 
@@ -41,7 +39,8 @@ class ExportTask:
     kind: str = field(default=KIND, init=False)
     retry: RetryStrategy = field(default=DEFAULT_RETRY, init=False)
     late_s: float = field(default=0, init=False)
-    _store: FeatureStore | None = field(default=None, init=False)
+    #: a `FeatureStore`, when the first export is made
+    _store: Any = field(default=None, init=False)
 
     def attempt(self, job: Job) -> ExportAttempt:
         """See `Task.attempt`.
@@ -61,10 +60,13 @@ class ExportTask:
 
     def store(self) -> FeatureStore:
         """The feature store as it was applied last."""
+        from ai_hub.features.store import open_store  # noqa: PLC0415  # see `ExportAttempt.run`
+
         if self._store is None:
             self._store = open_store(self.settings)
-        self._store.refresh_registry()  # type: ignore[no-untyped-call]
-        return self._store
+        self._store.refresh_registry()
+        store: FeatureStore = self._store
+        return store
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,10 @@ class ExportAttempt:
 
     def run(self, lease: Lease) -> dict[str, Any]:
         """Write all files and make them appear together."""
+        # Feast takes a second and a half, which a worker without exports need not spend
+        from ai_hub.exports import parquet  # noqa: PLC0415
+        from ai_hub.exports.reading import Interrupt  # noqa: PLC0415
+
         interrupt = Interrupt()
         lease.on_end(interrupt.request)
 
@@ -122,6 +128,9 @@ def _write(
 
     Returns the files, the plan, and how many of the rows are not stored.
     """
+    from ai_hub.exports import parquet  # noqa: PLC0415  # see `ExportAttempt.run`
+    from ai_hub.exports.reading import open_reader, plan_of  # noqa: PLC0415
+
     request = export.request
     plan = plan_of(store, export.feature_set, (request.start, request.end))
     by_month = request.partition_by == "month"

@@ -10,6 +10,7 @@ import errno
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -17,15 +18,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import psycopg
 import structlog
-from adbc_driver_manager import dbapi
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-from feast.errors import FeastError
-from sqlalchemy.exc import OperationalError
 
 from ai_hub.errors import AiHubError, ServiceDownError
 from ai_hub.jobs import queue
 from ai_hub.jobs.queue import ATTEMPTS, CANCELLED
-from feast_plugins.errors import QueryTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -219,7 +216,24 @@ _PASSING_STATUSES: Final = {408, 429}
 _PASSING_CODES: Final = {"RequestTimeout", "RequestTimeTooSkewed", "NoSuchUpload"}
 #: Classes of SQLSTATE: connection, rollback, resources, operator's intervention.
 _PASSING_STATES: Final = ("08", "40", "53", "57")
-_AWAY = (BotoCoreError, HTTPClientError, OperationalError)
+
+
+def _is(error: Exception, module: str, name: str) -> bool:
+    """Whether an error is of a class that takes long to import; only a module that is loaded can raise it."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind is not None and isinstance(error, kind)
+
+
+def _is_of_feast(error: Exception) -> bool:
+    return _is(error, "feast.errors", "FeastError")
+
+
+def _is_of_adbc(error: Exception) -> bool:
+    return _is(error, "adbc_driver_manager.dbapi", "Error")
+
+
+def _is_of_sqlalchemy(error: Exception) -> bool:
+    return _is(error, "sqlalchemy.exc", "OperationalError")
 
 
 def may_pass(error: Exception) -> bool:
@@ -231,18 +245,20 @@ def may_pass(error: Exception) -> bool:
             return status >= _SERVER_ERROR or status in _PASSING_STATUSES or code in _PASSING_CODES
         case AiHubError():
             return error.retryable
-        case dbapi.Error():
-            return not error.sqlstate or error.sqlstate.startswith(_PASSING_STATES)
+        case _ if _is_of_adbc(error):
+            state = getattr(error, "sqlstate", None)
+            return not state or state.startswith(_PASSING_STATES)
         case OSError():
             # without a number: of a stream from the database that broke off
             return error.errno is None
         case _:
-            return isinstance(error, _AWAY)
+            return isinstance(error, BotoCoreError | HTTPClientError) or _is_of_sqlalchemy(error)
 
 
 def is_defect(error: Exception) -> bool:
     """Whether the error is unexpected, and so a defect."""
-    return not isinstance(error, AiHubError | OSError | ClientError | FeastError) and not may_pass(error)
+    expected = isinstance(error, AiHubError | OSError | ClientError) or _is_of_feast(error)
+    return not expected and not may_pass(error)
 
 
 def reason(error: Exception) -> str:  # noqa: PLR0911  # a table of texts
@@ -259,9 +275,9 @@ def reason(error: Exception) -> str:  # noqa: PLR0911  # a table of texts
             return f"The S3 store refused: {details.get('Code')}, {details.get('Message')}."
         case BotoCoreError() | HTTPClientError():
             return f"The S3 store does not answer: {type(error).__name__}."
-        case FeastError() | QueryTimeoutError():
+        case _ if _is_of_feast(error):
             return str(error)
-        case OSError() | dbapi.Error() | OperationalError():
+        case _ if isinstance(error, OSError) or _is_of_adbc(error) or _is_of_sqlalchemy(error):
             return "The database ended the connection or refused the query; the worker's log says more."
         case _:
             return f"The job failed with {type(error).__name__}; the worker's log says more."

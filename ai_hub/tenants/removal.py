@@ -60,16 +60,6 @@ def contents(settings: Settings, tenant: str, *, registry_only: bool = False) ->
     return contents_
 
 
-def data_tenants() -> list[str]:
-    """Tenants with assets, readings or keys, by name.
-
-    Raises:
-        SettingMissingError: TIMESCALE_DSN is not set.
-    """
-    with connect() as connection:
-        return stores.data_tenants(connection)
-
-
 def remove(
     settings: Settings,
     tenant: str,

@@ -64,16 +64,6 @@ def count_rows(connection: Connection[Any], tenant: str) -> dict[str, int]:
     return {name: number for name, number in counts.items() if number}
 
 
-def data_tenants(connection: Connection[Any]) -> list[str]:
-    """Tenants with assets, readings, external series or keys."""
-    rows = connection.execute(
-        "SELECT tenant_id FROM assets UNION SELECT tenant_id FROM asset_spans"
-        " UNION SELECT tenant_id FROM covariate_series"
-        " UNION SELECT unnest(tenants) FROM api_keys WHERE revoked_at IS NULL ORDER BY 1"
-    )
-    return [name for (name,) in rows]
-
-
 def revoke_access(connection: Connection[Any], tenant: str, dsn: str) -> str:
     """Revoke every key and SQL login; keys of several tenants keep the others. Returns remaining steps."""
     with connection.transaction():

@@ -56,6 +56,24 @@ def test_import__brings_no_heavy_library(module: str) -> None:
     assert not done.stdout.split()
 
 
+#: What takes a second and more, for nothing that these need.
+_HEAVIEST = ("mlflow", "feast", "fastapi", "pandas", "lightgbm", "sqlalchemy")
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ("ai_hub.exports.task", "ai_hub.forecasting.retrain_task", "ai_hub.jobs.worker"),
+        ("ai_hub.cli.tenants", "ai_hub.registry.tenants", "ai_hub.db.retired"),
+    ],
+    ids=["a worker without jobs", "tenants list"],
+)
+def test_command__imports_feast_and_mlflow_where_they_do_something(modules: tuple[str, ...]) -> None:
+    code = f"import sys, {', '.join(modules)}; print(*({set(_HEAVIEST)!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not done.stdout.split()
+
+
 def test_client__imports_what_the_package_alone_installs() -> None:
     """What a distribution without its extras needs, with all else made not to be there."""
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]

@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 
 import pytest
+from adbc_driver_manager import AdbcStatusCode, dbapi
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from feast.errors import FeatureServiceNotFoundException
+from sqlalchemy.exc import OperationalError
 
 from ai_hub.errors import BadInputError, ServiceDownError
 from ai_hub.jobs.worker import is_defect, may_pass, reason
+from feast_plugins.errors import QueryTimeoutError
 
 SECRET = "postgresql://ai_hub:hunter2@db/ai_hub"
 
@@ -18,6 +22,11 @@ def _s3(status: int, code: str) -> ClientError:
         {"Error": {"Code": code, "Message": "text"}, "ResponseMetadata": {"HTTPStatusCode": status}},
         "PutObject",
     )
+
+
+def _adbc(sqlstate: str) -> dbapi.Error:
+    status = AdbcStatusCode.UNKNOWN
+    return dbapi.OperationalError(f"libpq: {SECRET}", status_code=status, sqlstate=sqlstate)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +54,13 @@ def _s3(status: int, code: str) -> ClientError:
         (ServiceDownError("TimescaleDB", "db:5432", "refused"), True, False, "TimescaleDB at db:5432"),
         (BadInputError("wrong"), False, False, "wrong"),
         (KeyError(SECRET), False, True, "KeyError; the worker's log"),
+        (FeatureServiceNotFoundException("basic"), False, False, "basic does not exist"),
+        (QueryTimeoutError(60), False, False, "did not finish within 60 s"),
+        (_adbc("57P01"), True, False, "database ended the connection"),
+        (_adbc("42703"), False, True, "database ended the connection"),
+        (OperationalError("SELECT", {}, Exception(SECRET)), True, False, "database ended the connection"),
     ],
-    ids=range(17),
+    ids=range(22),
 )
 def test_error__passes_or_not_and_is_told_without_secrets(
     error: Exception, passes: bool, defect: bool, text: str
