@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 from typing_extensions import override
 
-from ai_hub.api import errors
+from ai_hub.api import errors, logs
 from ai_hub.api.admission import Admission, Limits
 from ai_hub.api.http_protocol import ONLINE_ENDPOINT
 from ai_hub.api.observability import RequestLog, install_tracing, is_tracing_on
@@ -113,7 +113,9 @@ def create_app(options: ServiceSettings | None = None, settings: Settings | None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        async with open_services(options, settings) as services:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(logs.batched())
+            services = await stack.enter_async_context(open_services(options, settings))
             app.state.services = services
             templates_of(app)  # built here rather than with the first request
             # a trace is of what the framework sees

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import sys
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -13,7 +14,7 @@ import orjson
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import Callable, Iterator, MutableMapping
 
     from ai_hub.settings import ServiceSettings
 
@@ -28,6 +29,8 @@ _LEVELS = {
 }
 #: The line about each request: the endpoint, and names and numbers of our own.
 REQUEST: Final = "request.answered"
+#: Seconds that such a line waits at most.
+BATCH_S: Final = 0.05
 #: Libraries that tell every step at this level or below.
 QUIET = {"uvicorn.access": logging.CRITICAL, "httpx": logging.WARNING, "botocore": logging.WARNING}
 MASK: Final = "***"
@@ -76,11 +79,11 @@ def configure(options: ServiceSettings, stream: TextIO | None = None) -> None:
         first = [_answered]
     else:
         last = [redact, structlog.dev.ConsoleRenderer(colors=stream.isatty())]
-    lines = _Lines(stream)
+    _lines.stream = stream
     structlog.configure(
         processors=[*first, *shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: lines,
+        logger_factory=lambda *_: _lines,
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(stream)
@@ -98,47 +101,92 @@ def configure(options: ServiceSettings, stream: TextIO | None = None) -> None:
 
 
 class _Lines:
-    """A logger that writes lines; those of one pass of the event loop in one go."""
+    """A logger that writes lines; those of one pass of the event loop in one go.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._unwritten: list[str] = []
+    A line may be given as its fields, which become JSON when it is written.
+    """
 
-    def msg(self, line: str) -> None:
+    def __init__(self) -> None:
+        self.stream: TextIO = sys.stdout
+        #: services of this process that let lines about answered requests wait
+        self.batching = 0
+        self._unwritten: list[str | dict[str, Any]] = []
+        self._timer: asyncio.Handle | None = None
+        self._is_due = False
+
+    def msg(self, line: str | dict[str, Any]) -> None:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # another thread, or no loop
-            self._write(f"{line}\n")
+            self._write(_text(line))
             return
         self._unwritten.append(line)
-        if len(self._unwritten) == 1:
-            loop.call_soon(self._flush)
+        if not self._is_due:
+            self._is_due = True
+            loop.call_soon(self.flush)
 
     debug = info = warning = error = critical = exception = msg
 
-    def _flush(self) -> None:
-        text = "\n".join([*self._unwritten, ""])
-        self._unwritten.clear()
-        self._write(text)
+    def answered(self, fields: dict[str, Any]) -> None:
+        """Write the line about a request, with those of others."""
+        if not self.batching:
+            self.msg(fields)
+            return
+        self._unwritten.append(fields)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(BATCH_S, self.flush)
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        self._is_due = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        lines, self._unwritten = self._unwritten, []
+        if lines:
+            self._write("".join(map(_text, lines)))
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        self.stream.write(text)
+        self.stream.flush()
+
+
+_lines: Final = _Lines()
+
+
+@contextmanager
+def batched() -> Iterator[None]:
+    """Let lines about answered requests wait for up to `BATCH_S`, as each write costs a system call.
+
+    A line of any other kind is written at once, with those before it; at the end of the block all are.
+    """
+    _lines.batching += 1
+    try:
+        yield
+    finally:
+        _lines.batching -= 1
+        _lines.flush()
 
 
 def _answered(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Write the line about an answered request at once, as the other processors take as long as reading it.
+    """Pass the line about an answered request on, as the other processors take as long as reading it.
 
     Nothing in it is the caller's, so nothing is masked.
 
     Raises:
-        structlog.DropEvent: it is written.
+        structlog.DropEvent: it is passed on.
     """
     if event["event"] != REQUEST or "reason" in event:
         return event
-    line = {**event, "level": method, "timestamp": datetime.now(UTC)}
-    logger.msg(orjson.dumps(line, default=str, option=orjson.OPT_UTC_Z).decode())
+    event["level"], event["timestamp"] = method, datetime.now(UTC)
+    logger.answered(event)
     raise structlog.DropEvent
+
+
+def _text(line: str | dict[str, Any]) -> str:
+    if isinstance(line, dict):
+        line = orjson.dumps(line, default=str, option=orjson.OPT_UTC_Z).decode()
+    return f"{line}\n"
 
 
 def _json(event: Any, **_: Any) -> str:

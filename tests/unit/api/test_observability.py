@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import io
 import json
 import logging
@@ -73,6 +74,36 @@ def test_log__of_an_answered_request__has_every_value() -> None:
     logs.configure(ServiceSettings(log_format="json"), stream)
     structlog.get_logger("ours").info(logs.REQUEST, route=Path("/ai/features/get"))
     assert json.loads(stream.getvalue())["route"] == "/ai/features/get"
+
+
+@pytest.mark.usefixtures("untouched")
+def test_log__of_answered_requests__waits_in_a_service__but_is_in_order_and_complete() -> None:
+    stream = io.StringIO()
+    logs.configure(ServiceSettings(log_format="json"), stream)
+    log = structlog.get_logger("ours")
+
+    def written() -> list[int]:
+        return [json.loads(line)["number"] for line in stream.getvalue().splitlines()]
+
+    async def serve() -> None:
+        with logs.batched():
+            log.info(logs.REQUEST, number=1)
+            log.info(logs.REQUEST, number=2)
+            await asyncio.sleep(0)
+            assert written() == []
+            log.warning("late", number=3)
+            await asyncio.sleep(0)
+            assert written() == [1, 2, 3]
+            log.info(logs.REQUEST, number=4)
+            await asyncio.sleep(2 * logs.BATCH_S)
+            assert written() == [1, 2, 3, 4]
+            log.info(logs.REQUEST, number=5)
+        assert written() == [1, 2, 3, 4, 5]
+        log.info(logs.REQUEST, number=6)
+        await asyncio.sleep(0)
+
+    asyncio.run(serve())
+    assert written() == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.usefixtures("untouched")
