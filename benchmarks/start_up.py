@@ -131,7 +131,8 @@ def main() -> None:
     with _demo(arguments.state) as state, tempfile.TemporaryDirectory(prefix="ai-hub-bench-") as scratch:
         environment = _environment(state)
         measured: dict[str, dict[str, float]] = {}
-        for command in commands(state, Path(scratch)):
+        every = commands(state, Path(scratch))
+        for command in every:
             if re.search(arguments.only, command.name):
                 measured[command.name] = _measure(
                     command, environment, Path(scratch), runs, small=arguments.small
@@ -144,13 +145,16 @@ def main() -> None:
         for record in measure.select(measure.load(folder), BENCHMARK)
         if arguments.only and record["work"] == work
     ]
+    cpu_s = {**(earlier[0]["cpu_s"] if earlier else {}), **measured}
     record = {
         "benchmark": BENCHMARK,
         "server": "embedded",
         "work": work,
         "command": "python -m benchmarks.start_up",
         "runs": runs,
-        "cpu_s": {**(earlier[0]["cpu_s"] if earlier else {}), **measured},
+        "cpu_s": {command.name: cpu_s[command.name] for command in every if command.name in cpu_s},
+        "only": arguments.only,
+        "others": {name: earlier[0][name] for name in ("commit", "measured_at")} if earlier else None,
         "versions": {name: version(name) for name in _PACKAGES} | {"python": sys.version.split()[0]},
         **measure.circumstances(),
     }
@@ -279,6 +283,11 @@ def _report(records: Mapping[str, dict[str, Any]]) -> str:
     intro = _INTRO.format(
         runs=now["runs"], before=base["commit"] if base else "-", **measure.description(now)
     )
+    if others := now.get("others"):
+        intro += (
+            f"\nOf this run are the commands that match `{now['only']}`, on a machine with more other work; the "
+            f"others are of code {others['commit']}, {others['measured_at']:.16}.\n"
+        )
     lines = [intro, "| command | before | now | without bytecode |", "|---|---:|---:|---:|"]
     for name, cpu_s in now["cpu_s"].items():
         old = base["cpu_s"].get(name) if base else None
