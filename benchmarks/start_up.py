@@ -154,7 +154,7 @@ def main() -> None:
         "runs": runs,
         "cpu_s": {command.name: cpu_s[command.name] for command in every if command.name in cpu_s},
         "only": arguments.only,
-        "others": {name: earlier[0][name] for name in ("commit", "measured_at")} if earlier else None,
+        "others": earlier and {name: earlier[0][name] for name in ("commit", "measured_at", "cpu_s")},
         "versions": {name: version(name) for name in _PACKAGES} | {"python": sys.version.split()[0]},
         **measure.circumstances(),
     }
@@ -284,9 +284,11 @@ def _report(records: Mapping[str, dict[str, Any]]) -> str:
         runs=now["runs"], before=base["commit"] if base else "-", **measure.description(now)
     )
     if others := now.get("others"):
+        again = [name for name in now["cpu_s"] if re.search(now["only"], name) and name in others["cpu_s"]]
+        took = ", ".join(f"`{name}` {others['cpu_s'][name]['with']:.2f}" for name in again)
         intro += (
-            f"\nOf this run are the commands that match `{now['only']}`, on a machine with more other work; the "
-            f"others are of code {others['commit']}, {others['measured_at']:.16}.\n"
+            f"\nOnly the commands that match `{now['only']}` are of this run. The others are of code "
+            f"{others['commit']}, {others['measured_at']:.10}, when it took of these: {took}.\n"
         )
     lines = [intro, "| command | before | now | without bytecode |", "|---|---:|---:|---:|"]
     for name, cpu_s in now["cpu_s"].items():
