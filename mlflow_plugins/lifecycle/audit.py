@@ -211,14 +211,10 @@ def entered_at(session: Session, model: ModelKey, version: int, stage: str) -> i
     return session.scalar(entries)
 
 
-def last_entries(model: ModelKey, stage: str) -> sa.Subquery:
-    """For each version that ever entered `stage`: `version`, and `entry`, larger when later."""
-    return (
-        sa.select(table.c.version, sa.func.max(table.c.id).label("entry"))
-        .where(model.matches(table), _enters(stage))
-        .group_by(table.c.version)
-        .subquery()
-    )
+def entered_last(model: ModelKey, stage: str, among: sa.Select[Any]) -> sa.ScalarSelect[int]:
+    """Of the versions `among` the one that entered `stage` last; NULL if none ever did."""
+    query = sa.select(table.c.version).where(model.matches(table), _enters(stage), table.c.version.in_(among))
+    return cast("sa.ScalarSelect[int]", query.order_by(table.c.id.desc()).limit(1).scalar_subquery())
 
 
 def end_of_former(workspace: str) -> sa.ScalarSelect[int]:

@@ -31,13 +31,15 @@ from mlflow_plugins.users.permissions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping, Sequence
 
     from sqlalchemy.orm import Session
 
     from mlflow_plugins.lifecycle.audit import ModelKey, Transition
 
 
+#: By which a page says who wants a change, and why.
+CAUSE_TAGS: Final = (REASON_TAG, ACTOR_TAG)
 #: What a reason may have in the audit trail.
 LONGEST_REASON: Final = 5000
 
@@ -177,8 +179,8 @@ def mirror_aliases(session: Session, model: ModelKey) -> None:
     table: Any = SqlRegisteredModelAlias
     mine = (table.workspace == model.workspace, table.name == model.name, table.alias.in_(rules.ALIAS_STAGES))
     present = {row.alias: row for row in session.scalars(sa.select(table).where(*mine))}
-    for alias, stage in rules.ALIAS_STAGES.items():
-        newest = _entered_last(session, model, stage)
+    entered = (_entered_last(model, stage) for stage in rules.ALIAS_STAGES.values())
+    for alias, newest in zip(rules.ALIAS_STAGES, session.execute(sa.select(*entered)).one(), strict=True):
         row = present.get(alias)
         if newest == (row.version if row is not None else None):
             continue
@@ -210,19 +212,16 @@ def versions_of(session: Session, model: ModelKey, stage: str | None = None) -> 
     return [cast("VersionRow", row) for row in session.scalars(query)]
 
 
-def _entered_last(session: Session, model: ModelKey, stage: str) -> int | None:
+def _entered_last(model: ModelKey, stage: str) -> sa.ColumnElement[int | None]:
     """Of the versions now in `stage`, the one that came last; those older than the trail go by number."""
-    entries = audit.last_entries(model, stage)
     number = cast("sa.ColumnElement[int]", SqlModelVersion.version)
-    query = (
-        sa.select(number)
-        .outerjoin(entries, entries.c.version == number)
-        .where(SqlModelVersion.workspace == model.workspace, SqlModelVersion.name == model.name)
-        .where(SqlModelVersion.current_stage == stage)
-        .order_by(sa.func.coalesce(entries.c.entry, 0).desc(), number.desc())
-        .limit(1)
+    inside = (
+        SqlModelVersion.workspace == model.workspace,
+        SqlModelVersion.name == model.name,
+        SqlModelVersion.current_stage == stage,
     )
-    return session.scalar(query)
+    highest = sa.select(sa.func.max(number)).where(*inside).scalar_subquery()
+    return sa.func.coalesce(audit.entered_last(model, stage, sa.select(number).where(*inside)), highest)
 
 
 def _set_stage(
@@ -254,9 +253,8 @@ def _record(
     )
 
 
-def with_tags(session: Session, version: VersionRow, cause: Cause) -> Cause:
-    """Fill in what a page could only say by version tags."""
-    said = tags(session, version, REASON_TAG, ACTOR_TAG)
+def with_tags(said: Mapping[str, str], cause: Cause) -> Cause:
+    """Fill in what a page could only say by `CAUSE_TAGS` of the version."""
     claim = said.get(ACTOR_TAG)
     actor = claimed(claim) if claim and cause.actor == UNKNOWN else cause.actor
     reason = cause.reason or checked(f"Tag {REASON_TAG}", said.get(REASON_TAG), LONGEST_REASON)
@@ -278,23 +276,32 @@ def checked(what: str, text: Text, longest: int) -> Text:
 
 def _using_up_tags(session: Session, version: VersionRow, cause: Cause) -> Cause:
     """As `with_tags`; the tags are gone afterwards, whether they were needed or not."""
-    filled = with_tags(session, version, cause)
-    session.execute(sa.delete(SqlModelVersionTag).where(*_tagged(version, (REASON_TAG, ACTOR_TAG))))
+    filled = with_tags(tags(session, version, *CAUSE_TAGS), cause)
+    session.execute(sa.delete(SqlModelVersionTag).where(*_tagged([version], CAUSE_TAGS)))
     return filled
 
 
 def tags(session: Session, version: VersionRow, *keys: str) -> dict[str, str]:
     """Those of these tags that a version has, without empty ones."""
+    return tags_of(session, [version], *keys)[version.version]
+
+
+def tags_of(session: Session, versions: Sequence[VersionRow], *keys: str) -> dict[int, dict[str, str]]:
+    """The same of several versions of one model, by version."""
     row: Any = SqlModelVersionTag
-    query = sa.select(row.key, row.value).where(*_tagged(version, keys))
-    return {key: value for key, value in session.execute(query) if value}
+    found: dict[int, dict[str, str]] = {version.version: {} for version in versions}
+    query = sa.select(row.version, row.key, row.value).where(*_tagged(versions, keys))
+    for version, key, value in session.execute(query):
+        if value:
+            found[version][key] = value
+    return found
 
 
-def _tagged(version: VersionRow, keys: Collection[str]) -> tuple[sa.ColumnElement[bool], ...]:
+def _tagged(versions: Sequence[VersionRow], keys: Collection[str]) -> tuple[sa.ColumnElement[bool], ...]:
     row: Any = SqlModelVersionTag
     return (
-        row.workspace == version.workspace,
-        row.name == version.name,
-        row.version == version.version,
+        row.workspace == versions[0].workspace,
+        row.name == versions[0].name,
+        row.version.in_([version.version for version in versions]),
         row.key.in_(keys),
     )

@@ -32,7 +32,7 @@ from mlflow_plugins.errors import conflict, unavailable
 from mlflow_plugins.lifecycle.semver import Interface, SemanticVersion, suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from sqlalchemy.orm import Session
 
@@ -93,9 +93,13 @@ def exist(session: Session, model: ModelKey) -> bool:
 
 def find(session: Session, model: ModelKey, version: int) -> Record | None:
     """The record of an MLflow version; None when it was registered before this plugin."""
-    query = sa.select(table).where(model.matches(table), table.c.version == version)
-    row = session.execute(query).first()
-    return Record.of(row) if row else None
+    return find_all(session, model, [version]).get(version)
+
+
+def find_all(session: Session, model: ModelKey, versions: Collection[int]) -> dict[int, Record]:
+    """The records of several versions, by version."""
+    query = sa.select(table).where(model.matches(table), table.c.version.in_(versions))
+    return {row.version: Record.of(row) for row in session.execute(query)}
 
 
 def registered(session: Session, model: ModelKey) -> list[Record]:

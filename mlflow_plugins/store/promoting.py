@@ -28,7 +28,7 @@ from mlflow_plugins.gates.gate import Assessment, Candidate, Gate, GateResult, V
 from mlflow_plugins.gates.policy import PolicyError
 from mlflow_plugins.lifecycle import audit, discussions, rules, semver, stages
 from mlflow_plugins.lifecycle.audit import ModelKey
-from mlflow_plugins.lineage_events import LineageDataset, lineage_run, model_version
+from mlflow_plugins.lineage_events import LineageDataset, LineageRun, is_on, lineage_run, model_version
 from mlflow_plugins.notifications import outbox
 from mlflow_plugins.registration import publishing, records
 from mlflow_plugins.registration.model_metadata import (
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from mlflow_plugins.artifacts.folders import Folder
     from mlflow_plugins.lifecycle.audit import Transition
     from mlflow_plugins.lifecycle.stages import Cause, VersionRow
-    from mlflow_plugins.lineage_events import LineageRun
+    from mlflow_plugins.registration.records import Record
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
 _log: Final = logging.getLogger(__name__)
@@ -103,29 +103,36 @@ class PromotionContext:
 
 def read_context(session: Session, model: ModelKey, version: VersionRow, cause: Cause) -> PromotionContext:
     """Read it; tags that the transition will use up stay."""
-    cause = stages.with_tags(session, version, cause)
+    inside = stages.versions_of(session, model, rules.PRODUCTION)[-1:]
+    compared = comparison.record_tag(inside[0].version) if inside else comparison.PREFIX
+    rows = [version, *inside]
+    found = records.find_all(session, model, [row.version for row in rows])
+    tags = stages.tags_of(session, rows, *stages.CAUSE_TAGS, semver.TAG, METRICS_TAG, compared)
+    candidate, *production = (_registered(row, found.get(row.version), tags[row.version]) for row in rows)
+    cause = stages.with_tags(tags[version.version], cause)
     # where nobody else says why, the request does that the promotion answers
     if cause.reason is None and (request := discussions.open_request(session, model, version.version)):
         cause = cause._replace(reason=f"{request.text} (requested by {request.actor})")
-    inside = stages.versions_of(session, model, rules.PRODUCTION)
-    compared = comparison.record_tag(inside[-1].version) if inside else comparison.PREFIX
     return PromotionContext(
         model=model,
-        candidate=registered_version(session, model, version),
+        candidate=candidate,
         stage=version.current_stage,
-        production=registered_version(session, model, inside[-1]) if inside else None,
+        production=production[0] if production else None,
         actor=cause.actor,
         reason=cause.reason,
         registered_by=version.user_id,
         staged_at_ms=audit.entered_at(session, model, version.version, rules.STAGING),
-        comparison=stages.tags(session, version, compared).get(compared),
+        comparison=tags[version.version].get(compared),
     )
 
 
 def registered_version(session: Session, model: ModelKey, version: VersionRow) -> RegisteredVersion:
     """What the database says about a version itself."""
-    record = records.find(session, model, version.version)
     tags = stages.tags(session, version, semver.TAG, METRICS_TAG)
+    return _registered(version, records.find(session, model, version.version), tags)
+
+
+def _registered(version: VersionRow, record: Record | None, tags: Mapping[str, str]) -> RegisteredVersion:
     return RegisteredVersion(
         version=version.version,
         semantic_version=tags.get(semver.TAG),
@@ -367,6 +374,9 @@ class Promotions:
     @contextmanager
     def _lineage(self, name: str, version: int | str) -> Iterator[LineageRun]:
         """Tell a catalogue of lineage of the block's promotion; of a version that is nowhere, nothing."""
+        if not is_on():
+            yield LineageRun(self._store.tenant(), "")
+            return
         with self._store.sessions() as session:
             row = self._store.version_row(session, name, version)
             candidate = model_version(name, row.version, stages.semantic_version(session, row))
@@ -421,7 +431,7 @@ class Promotions:
                 row = self._store.version_row(session, name, version)
                 if row.current_stage == rules.PRODUCTION:
                     return  # it is there already
-                because = stages.with_tags(session, row, cause)
+                because = stages.with_tags(stages.tags(session, row, *stages.CAUSE_TAGS), cause)
                 event = outbox.Event(
                     kind=outbox.REFUSAL,
                     workspace=workspace,
