@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final, LiteralString
 import psycopg
 
 from ai_hub.db.connection import connect, is_pooled, shares_backend
-from feast_plugins.windows import history
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +32,9 @@ _TRY_LOCK: Final = (
     "SELECT pg_try_advisory_{}({}()) FROM set_config('idle_in_transaction_session_timeout', '0', true)"
 )
 _REFRESH, _HISTORY = "feature_refresh_lock", "declared_history_lock"
+_ANY_LONG: Final = (
+    "SELECT EXISTS (SELECT FROM declared_due WHERE end_hour >= first_hour + INTERVAL '48 hours')"
+)
 _SCORES: Final = "forecast_scores_lock"
 _LOOK_AGAIN_S: Final = 0.5
 _logger: Final = logging.getLogger(__name__)
@@ -122,13 +124,13 @@ class _Run:
                 self.aggregating(number, len(windows))
         connection.execute("SELECT release_feature_plan(%s)", [self.plan])
         connection.execute("SELECT analyze_features(%s)", [total])
-        self._store(_of_changes, _in_columns(history.LONG))
+        self._store(_of_changes, _in_columns("long"))
         connection.execute("SELECT analyze_declared(%s)", [self.done])
 
     def history(self) -> int:
         """Store rows of long ranges of which nothing is stored; how many."""
         before = self.done
-        self._store(_in_columns(history.HISTORY))
+        self._store(_in_columns("history"))
         return self.done - before
 
     def is_pending(self, *, since: int = 0) -> bool:
@@ -183,9 +185,13 @@ def _of_changes(connection: psycopg.Connection, session: int, sessions: int) -> 
 
 
 def _in_columns(kind: str) -> _Batch:
-    """Computes a batch of long ranges of declared views."""
+    """Computes a batch of long ranges of declared views, of a kind as `declared_due` has it."""
 
     def compute(connection: psycopg.Connection, session: int, sessions: int) -> tuple[int, int]:
+        if _row(connection, _ANY_LONG, []) != (True,):
+            return 0, 0
+        from feast_plugins.windows import history  # noqa: PLC0415  # imports Feast, which takes seconds
+
         copies = not shares_backend(connection)
         return history.compute_batch(connection, kind, session, sessions, copies=copies)
 

@@ -65,8 +65,9 @@ _HEAVIEST = ("mlflow", "feast", "fastapi", "pandas", "lightgbm", "sqlalchemy")
     [
         ("ai_hub.exports.task", "ai_hub.forecasting.retrain_task", "ai_hub.jobs.worker"),
         ("ai_hub.cli.tenants", "ai_hub.registry.tenants", "ai_hub.db.retired"),
+        ("ai_hub.cli.features", "ai_hub.db.refresh"),
     ],
-    ids=["a worker without jobs", "tenants list"],
+    ids=["a worker without jobs", "tenants list", "refresh"],
 )
 def test_command__imports_feast_and_mlflow_where_they_do_something(modules: tuple[str, ...]) -> None:
     code = f"import sys, {', '.join(modules)}; print(*({set(_HEAVIEST)!r} & sys.modules.keys()))"
