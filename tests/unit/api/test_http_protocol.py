@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
@@ -84,6 +85,15 @@ def until(status: int, method: str, url: str) -> None:
             time.sleep(0.05)
 
 
+def until_closed(clients: list[socket.socket]) -> None:
+    """Wait until the service, which runs in this process, has closed its ends; clients cannot see it."""
+    ports = {client.getsockname()[1] for client in clients}
+    deadline = time.monotonic() + 20
+    while ports & {each.raddr.port for each in psutil.Process().net_connections("tcp") if each.raddr}:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_bodies_without_end__hold_all_places__and_give_them_back(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +122,7 @@ def test_answer_nobody_reads__is_dropped_with_its_connection(
         for client in clients:
             client.sendall(GET_LARGE * 200)
         until(429, "GET", address + LARGE)
+        until_closed(clients)
         until(200, "GET", address + LARGE)
         for client in clients:
             assert read_all(client).count(b"HTTP/1.1 200 ") < 200
