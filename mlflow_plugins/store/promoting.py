@@ -28,7 +28,7 @@ from mlflow_plugins.gates.gate import Assessment, Candidate, Gate, GateResult, V
 from mlflow_plugins.gates.policy import PolicyError
 from mlflow_plugins.lifecycle import audit, discussions, rules, semver, stages
 from mlflow_plugins.lifecycle.audit import ModelKey
-from mlflow_plugins.lineage_events import LineageDataset, LineageRun, is_on, lineage_run, model_version
+from mlflow_plugins.lineage_events import LineageDataset, is_on, lineage_run, model_version
 from mlflow_plugins.notifications import outbox
 from mlflow_plugins.registration import publishing, records
 from mlflow_plugins.registration.model_metadata import (
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from mlflow_plugins.artifacts.folders import Folder
     from mlflow_plugins.lifecycle.audit import Transition
     from mlflow_plugins.lifecycle.stages import Cause, VersionRow
+    from mlflow_plugins.lineage_events import LineageRun
     from mlflow_plugins.registration.records import Record
     from mlflow_plugins.store.lifecycle_store import LifecycleStore
 
@@ -374,14 +375,13 @@ class Promotions:
     @contextmanager
     def _lineage(self, name: str, version: int | str) -> Iterator[LineageRun]:
         """Tell a catalogue of lineage of the block's promotion; of a version that is nowhere, nothing."""
-        if not is_on():
-            yield LineageRun(self._store.tenant(), "")
-            return
-        with self._store.sessions() as session:
-            row = self._store.version_row(session, name, version)
-            candidate = model_version(name, row.version, stages.semantic_version(session, row))
+        inputs = []
+        if is_on():
+            with self._store.sessions() as session:
+                row = self._store.version_row(session, name, version)
+                inputs = [model_version(name, row.version, stages.semantic_version(session, row))]
         with lineage_run(self._store.tenant(), f"promote/{name}") as lineage:
-            lineage.inputs = [candidate]
+            lineage.inputs = inputs
             yield lineage
 
     def assess(self, name: str, version: int | str, cause: stages.Cause) -> Assessment:
